@@ -1,0 +1,1 @@
+"""Training, evaluation and prediction. Importing it imports no torch; its modules do."""

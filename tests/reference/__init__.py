@@ -1,0 +1,34 @@
+"""Facts of the published checkpoints, which foveal's architectures have to meet. Each file holds one JSON value a line.
+
+models      an architecture: parameters, widths, feature levels, default weights' record, parameters without weight
+            decay, digest of the layer-decay groups (of the list of group numbers in the manifest's order of parameters),
+            and outputs under the weights and inputs of `tests/deterministic.py`
+manifests   [architecture, [[name, shape, dtype, 'p' parameter or 'b' buffer], ...]]: its state dict, in order
+pretrained  [architecture, module, tags, those with weights]: the record of every tag, the default one first
+list_models arguments of `list_models` and the names that they select
+"""
+
+import json
+import lzma
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+def rows(name: str) -> Iterator[Any]:
+    """The rows of one file."""
+    with lzma.open(Path(__file__).parent / f'{name}.jsonl.xz', 'rt') as file:
+        yield from map(json.loads, file)
+
+
+@cache
+def models() -> dict[str, dict[str, Any]]:
+    """Architecture -> its facts."""
+    return {row['name']: row for row in rows('models')}
+
+
+@cache
+def manifests() -> dict[str, list[list[Any]]]:
+    """Architecture -> its state dict as [name, shape, dtype, kind] rows."""
+    return dict(rows('manifests'))
