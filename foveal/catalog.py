@@ -87,7 +87,9 @@ def _read(found: Catalog, module: str, family: dict[str, Any]) -> None:
     for full, own in family['weights'].items():
         name, _, tag = full.partition('.')
         values = {**shared[name], **own}
-        values |= NORMALIZATIONS.get(values.pop('norm', None), {})
-        values |= family['origins'].get(values.pop('origin', None), {})
+        if norm := values.pop('norm', None):
+            values |= NORMALIZATIONS[norm]
+        if origin := values.pop('origin', None):
+            values |= family['origins'][origin]
         found.archs[name].weights[tag] = values
     found.deprecated[module] = family['deprecated']

@@ -57,6 +57,12 @@ def create_model(
     if not features_only and out_indices is not None:
         raise ValueError('out_indices chooses levels of a feature pyramid: it needs features_only=True')
     if not (isinstance(variant.cls, type) and issubclass(variant.cls, Backbone)):
+        if isinstance(variant.cls, type):  # a user's class; a user's function knows what to do with `pretrained`
+            if pretrained:
+                raise ValueError(
+                    f'{model_name} is built by the class {variant.cls.__name__}, which has no weights to load'
+                )
+            return variant.cls(**options)
         return variant.cls(pretrained=pretrained, **options)
     cls = variant.cls
     cfg = configure(cls.Config, None, {**defaults(cls, record), **variant.options, **options})

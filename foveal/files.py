@@ -41,3 +41,22 @@ def write_text(path: str | Path, text: str) -> None:
     """Writes a text file, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding='utf-8')
+
+
+def check_writable(path: str | Path | None) -> None:
+    """Finds out before the work whether its result can be written.
+
+    Raises:
+        OSError: The folder is missing or cannot be written to.
+    """
+    if path is None:
+        return
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f'cannot write {path}: folder {folder} does not exist')
+    if Path(path).is_dir():
+        raise IsADirectoryError(f'cannot write {path}: it is a folder')
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(f'cannot write {path}: {error.strerror}') from error

@@ -71,7 +71,8 @@ class PretrainedCfg(Mapping[str, Any]):
             raise ValueError(
                 f'unknown pretrained cfg field: {", ".join(unknown)}; known are {", ".join(sorted(known))}'
             )
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        typed: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**typed)
 
     @property
     def has_weights(self) -> bool:

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from foveal.catalog import Architecture, catalog
+from foveal.errors import near
 from foveal.registry import get_arch_name, list_models, natural_key, split_model_name_tag
 
 
@@ -114,7 +115,7 @@ def _record(arch: Architecture, name: str) -> Record:
 
 def _known(name: str) -> str:
     if name not in FIELDS:
-        raise ValueError(f'unknown field {name!r}; models are searched and sorted by {", ".join(FIELDS)}')
+        raise ValueError(f'unknown field {name!r} of a model{near(name, FIELDS, show=len(FIELDS))}')
     return name
 
 

@@ -34,7 +34,8 @@ class Variant:
     module: str
 
 
-_variants: dict[str, Variant] = {}
+_variants: dict[str, Variant] = {}  # of the family files imported so far
+_own: dict[str, Variant] = {}  # of register_model; they win, whenever the family of the same name is imported
 
 
 def register(module: str, cls: type, **variants: Mapping[str, Any]) -> None:
@@ -55,19 +56,22 @@ def register(module: str, cls: type, **variants: Mapping[str, Any]) -> None:
         _variants[name] = Variant(name, cls, options, family)
 
 
-def registered_variants(module: str) -> dict[str, Variant]:
-    """The variants that a family file has registered, by name; the file is imported."""
-    import_module(f'foveal.models.{module}')
-    return {name: variant for name, variant in _variants.items() if variant.module == module}
-
-
 def find_variant(name: str) -> Variant:
     """The variant behind a model name (`arch`, `arch.tag` or an old name); imports the family that it belongs to.
+
+    Warns:
+        FutureWarning: the name is an old one; the message names the new one.
 
     Raises:
         UnknownModelError: no such architecture or tag; the message names near ones.
     """
-    arch, _ = resolve(name)
+    arch, tag = resolve(name)
+    if arch != get_arch_name(name):
+        new = f'{arch}.{tag}' if tag else arch
+        # Level 3 is the caller of create_model: the line that holds the old name.
+        warnings.warn(f'the model name {name!r} is deprecated, use {new!r}', FutureWarning, stacklevel=3)
+    if arch in _own:
+        return _own[arch]
     if arch not in _variants:
         import_module(f'foveal.models.{catalog().archs[arch].module}')
     return _variants[arch]
@@ -114,7 +118,7 @@ def _enter(builder: Builder, name: str, cfg: PretrainedCfg | Mapping[str, Any] |
     if name in catalog().archs:
         warnings.warn(f'{name} is registered again and replaced', UserWarning, stacklevel=3)
     module = builder.__module__.rpartition('.')[-1]
-    _variants[name] = Variant(name, builder, {}, module)
+    _own[name] = Variant(name, builder, {}, module)
     catalog().archs[name] = Architecture(name, module, builder.__name__, weights={record.tag or '': record.to_dict()})
     return builder
 
@@ -130,30 +134,30 @@ def get_arch_name(model_name: str) -> str:
     return split_model_name_tag(model_name)[0]
 
 
+def _translate(model_name: str) -> tuple[str, str]:
+    """(architecture, tag) of a name that may be an old one or unknown; a tag that is named stays."""
+    arch, tag = split_model_name_tag(model_name)
+    if arch not in catalog().archs:
+        arch, new_tag = split_model_name_tag(get_deprecated_models().get(arch, arch))
+        tag = tag or new_tag
+    return arch, tag
+
+
 def resolve(model_name: str) -> tuple[str, str]:
     """(architecture, tag) of a model name, with old names translated and a missing tag replaced by the default one.
-
-    Warns:
-        FutureWarning: the name is an old one; the message names the new one.
 
     Raises:
         UnknownModelError: no such architecture or tag; the message names near ones.
     """
-    arch, tag = split_model_name_tag(model_name)
-    if arch not in catalog().archs:
-        new = get_deprecated_models().get(arch)
-        if new is None:
-            raise UnknownModelError(f'unknown model {model_name!r}{near(arch, catalog().archs)}')
-        arch, new_tag = split_model_name_tag(new)
-        tag = tag or new_tag
-        name = f'{arch}.{tag}' if tag else arch
-        warnings.warn(f'the model name {model_name!r} is deprecated, use {name!r}', FutureWarning, stacklevel=3)
-    weights = catalog().archs[arch].weights
+    arch, tag = _translate(model_name)
+    archs = catalog().archs
+    if arch not in archs:
+        raise UnknownModelError(f'unknown model {model_name!r}{near(arch, archs)}')
+    weights = archs[arch].weights
     tag = tag or next(iter(weights))
     if tag not in weights:
-        raise UnknownModelError(
-            f'{arch} has no weights tagged {tag!r}; it has {", ".join(filter(None, weights)) or "none"}'
-        )
+        has = ', '.join(filter(None, weights)) or 'none'
+        raise UnknownModelError(f'{arch} has no weights tagged {tag!r}; it has {has}')
     return arch, tag
 
 
@@ -225,17 +229,17 @@ def natural_key(name: str) -> list[str | int]:
 
 def is_model(model_name: str) -> bool:
     """Whether `create_model` knows the name: an architecture, one of its tags, or an old name."""
-    arch, tag = split_model_name_tag(model_name)
-    arch = get_arch_name(get_deprecated_models().get(arch, arch))
+    arch, tag = _translate(model_name)
     return arch in catalog().archs and (not tag or tag in catalog().archs[arch].weights)
 
 
 def is_model_pretrained(model_name: str) -> bool:
     """Whether the architecture, or the tag if one is named, has published weights."""
-    arch, tag = split_model_name_tag(model_name)
-    known = catalog().archs.get(arch)
-    tags = [t for t in known.weights if not tag or t == tag] if known else []
-    return known is not None and any(map(known.has_weights, tags))
+    arch, tag = _translate(model_name)
+    if arch not in catalog().archs:
+        return False
+    known = catalog().archs[arch]
+    return any(known.has_weights(each) for each in known.weights if not tag or each == tag)
 
 
 def get_deprecated_models(module: str = '') -> dict[str, str]:

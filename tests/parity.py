@@ -28,9 +28,16 @@ from tests.deterministic import fill, image
 # Of the reference's standard deviation: what two orders of float32 summation differ by through the deepest networks.
 TOLERANCE = 3e-3
 CFG_KEYS = (
-    'input_size mean std interpolation crop_pct crop_mode pool_size first_conv classifier num_classes '
-    'fixed_input_size test_input_size test_crop_pct'
-).split()
+    'input_size',
+    'test_input_size',
+    'fixed_input_size',
+    'crop_pct',
+    'test_crop_pct',
+    'crop_mode',
+    'mean',
+    'std',
+)
+CFG_KEYS += ('interpolation', 'pool_size', 'first_conv', 'classifier', 'num_classes')
 
 
 def structure(name: str) -> list[str]:
@@ -65,7 +72,9 @@ def _weights(model: nn.Module, manifest: list[list[Any]]) -> list[str]:
     }
     published = {key: rest for key, *rest in manifest}
     missing, extra = sorted(published.keys() - ours.keys()), sorted(ours.keys() - published.keys())
-    other = [f'{key} {ours[key]} for {published[key]}' for key in published if key in ours and ours[key] != published[key]]
+    other = [
+        f'{key} {ours[key]} for {published[key]}' for key in published if key in ours and ours[key] != published[key]
+    ]
     kinds = {'missing': missing, 'not in the checkpoint': extra, 'unlike the checkpoint': other}
     return [f'{len(keys)} weights {kind}: {", ".join(keys[:3])}' for kind, keys in kinds.items() if keys]
 
@@ -105,7 +114,7 @@ def outputs(name: str) -> list[str]:
 
 
 def _differs(what: str, ours: Tensor, published: dict[str, Any]) -> list[str]:
-    """The shape, the first eight values, the mean and the standard deviation of an output against the published ones."""
+    """The shape, first eight values, mean and standard deviation of an output against the published ones."""
     if list(ours.shape) != published['shape']:
         return [f'{what} has the shape {list(ours.shape)}, published {published["shape"]}']
     values = ours.float()
@@ -115,7 +124,9 @@ def _differs(what: str, ours: Tensor, published: dict[str, Any]) -> list[str]:
     limit = TOLERANCE * max(published['std'], 1e-8)
     if all(error <= limit for error in errors):  # false for nan
         return []
-    return [f'{what} starts {measured[:3]}, published {wanted[:3]} (largest error {max(errors):.3g}, allowed {limit:.3g})']
+    return [
+        f'{what} starts {measured[:3]}, published {wanted[:3]} (largest error {max(errors):.3g}, allowed {limit:.3g})'
+    ]
 
 
 def _features(name: str, x: Tensor, fact: dict[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """Batches for the device, in an order that a seed and two integers decide."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -80,6 +81,7 @@ class Loader:
             collate_fn=collate,
             pin_memory=device.type == 'cuda',
             persistent_workers=num_workers > 0,
+            worker_init_fn=ignore_interrupt,
         )
 
     def __len__(self) -> int:
@@ -102,6 +104,12 @@ class Loader:
                 raise UnreadableImageError(bad[0].reason)
             images, targets = (x.to(self.device, non_blocking=True) for x in (images, targets))
             yield normalize_batch(images, self.preprocess).contiguous(memory_format=layout), targets
+
+
+def ignore_interrupt(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the main one decides what it means."""
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def collate(samples: Sequence[Sample | BadSample]) -> tuple[torch.Tensor, torch.Tensor, list[BadSample]]:

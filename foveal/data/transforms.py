@@ -16,7 +16,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from foveal.data.images import pillow_to_tensor
-from foveal.data.preprocess import Preprocess
+from foveal.data.preprocess import INTERPOLATIONS, Preprocess
 
 Transform = Callable[..., torch.Tensor]
 TENSOR_INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic')
@@ -35,7 +35,7 @@ class Augment:
         crop_padding: Pixels of zero padding on each side for pad.
         hflip, vflip: Probability of a flip.
         color_jitter: Strength of random brightness, contrast and saturation; 0 for none.
-        interpolation: Of rrc; random picks bilinear or bicubic for each sample.
+        train_interpolation: Of rrc; random picks bilinear or bicubic for each sample.
     """
 
     train_crop_mode: str = 'rrc'
@@ -44,14 +44,17 @@ class Augment:
     crop_padding: int = 4
     hflip: float = 0.5
     vflip: float = 0.0
-    color_jitter: float = 0.4
-    interpolation: str = 'random'
+    color_jitter: float = 0.0
+    train_interpolation: str = 'random'
 
     def __post_init__(self) -> None:
         if self.train_crop_mode not in TRAIN_CROP_MODES:
             raise ValueError(
                 f'train_crop_mode must be one of {", ".join(TRAIN_CROP_MODES)}, got {self.train_crop_mode!r}'
             )
+        if self.train_interpolation not in ('random', *INTERPOLATIONS):
+            legal = ', '.join(('random', *INTERPOLATIONS))
+            raise ValueError(f'train_interpolation must be one of {legal}, got {self.train_interpolation!r}')
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f'scale must be (low, high) with 0 < low <= high <= 1, got {self.scale}')
         if not 0 < self.ratio[0] <= self.ratio[1]:
@@ -163,7 +166,7 @@ class TrainTransform:
             top, left, height, width = random_resized_window(
                 image.shape[-2], image.shape[-1], self.augment.scale, self.augment.ratio, rng
             )
-            interpolation = self.augment.interpolation
+            interpolation = self.augment.train_interpolation
             if interpolation == 'random':
                 interpolation = ('bilinear', 'bicubic')[rng.integers(2)]
             image = resize(image[:, top : top + height, left : left + width], size, interpolation)
@@ -218,7 +221,9 @@ def random_resized_window(
     The aspect ratio is drawn on a log scale. Ten windows are tried; if none fits, the largest centred window of a legal
     aspect ratio is taken.
     """
-    for area, log_ratio in zip(rng.uniform(*scale, 10) * height * width, rng.uniform(math.log(ratio[0]), math.log(ratio[1]), 10), strict=True):
+    for area, log_ratio in zip(
+        rng.uniform(*scale, 10) * height * width, rng.uniform(math.log(ratio[0]), math.log(ratio[1]), 10), strict=True
+    ):
         h, w = round(float(np.sqrt(area / np.exp(log_ratio)))), round(float(np.sqrt(area * np.exp(log_ratio))))
         if 0 < h <= height and 0 < w <= width:
             return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w

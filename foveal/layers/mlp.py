@@ -45,7 +45,6 @@ class Mlp(nn.Module):
         layout: 'NHWC' or 'NLC' for linear layers over the last dimension; 'NCHW' for 1x1 convolutions (same function,
             other weight shapes).
         norm_layer: normalise the hidden channels (arXiv:2110.09456).
-        norm_eps: its eps.
         grn: global response norm of the hidden channels (arXiv:2301.00808).
     """
 
@@ -59,7 +58,6 @@ class Mlp(nn.Module):
         drop: float = 0.0,
         layout: str = 'NLC',
         norm_layer: str | Callable[..., nn.Module] | None = None,
-        norm_eps: float = 1e-6,
         grn: bool = False,
     ) -> None:
         super().__init__()
@@ -70,7 +68,7 @@ class Mlp(nn.Module):
         self.drop1 = nn.Dropout(drop)
         if grn:
             self.grn = GlobalResponseNorm(hidden, layout)
-        self.norm = normalization(norm_layer, hidden, layout, eps=norm_eps) if norm_layer else nn.Identity()
+        self.norm = normalization(norm_layer, hidden, layout) if norm_layer else nn.Identity()
         self.fc2 = linear(hidden, out, bias=bias)
         self.drop2 = nn.Dropout(drop)
 

@@ -288,20 +288,30 @@ class Backbone(nn.Module):
         Raises:
             ValueError: a level or a layout that does not exist.
         """
+        self.check_format(output_fmt)
+        features, taps, grids = self.taps(x, indices, norm, stop_early, intermediates_only)
+        maps = [self.to_map(tap, grid, output_fmt) for tap, grid in zip(taps, grids, strict=True)]
+        return maps if intermediates_only else (features, maps)
+
+    @staticmethod
+    def check_format(output_fmt: str) -> None:
+        """Refuse an unknown layout."""
         if output_fmt not in LAYOUTS:
             raise ValueError(f'output_fmt {output_fmt!r} is unknown; legal are {", ".join(LAYOUTS)}')
+
+    def taps(
+        self, x: Tensor, indices: int | Sequence[int] | None, norm: bool, stop_early: bool, taps_only: bool
+    ) -> tuple[Any, list[Any], list[Grid]]:
+        """Features (None with `taps_only`), the outputs of the chosen levels, and their grids."""
         count = len(self.feature_info)
         wanted = take_indices(count, indices)
         keep = sorted(set(wanted))
         stop = keep[-1] + 1 if stop_early else count
         size = x.shape[-2:]
         x, kept = self.trunk(x, keep, stop)
-        taps = [self.normalized(tap, i) if norm else tap for i, tap in zip(keep, kept, strict=True)]
-        maps = {i: self.to_map(tap, self.grid(size, i), output_fmt) for i, tap in zip(keep, taps, strict=True)}
-        chosen = [maps[i] for i in wanted]
-        if intermediates_only:
-            return chosen
-        return (self.finish(x) if stop == count else x), chosen
+        found = {i: self.normalized(tap, i) if norm else tap for i, tap in zip(keep, kept, strict=True)}
+        features = None if taps_only else self.finish(x) if stop == count else x
+        return features, [found[i] for i in wanted], [self.grid(size, i) for i in wanted]
 
     def normalized(self, tap: Any, index: int) -> Any:
         """A level's output after the model's norm, which fits the last level alone in a pyramid."""
@@ -395,9 +405,12 @@ class Backbone(nn.Module):
         return set()
 
     def layer_depths(self) -> dict[str, int]:
-        """Depth of every parameter, for layer-wise learning rates: 0 in the stem, one more a block, then the head."""
+        """Depth of every parameter, for layer-wise learning rates: 0 in the stem, one more a block, then the head.
+
+        What runs behind the pooling belongs to the head, a norm before it to the last block.
+        """
         blocks = [f'{name}.{unit}.' for name, group in outermost_blocks(self) for unit in group._modules]
-        heads = {path.split('.')[0] for path in self.parts.classifier.split()}
+        heads = {path.split('.')[0] for path in f'{self.parts.classifier} {self.parts.pre_logits}'.split()}
         depths: dict[str, int] = {}
         seen = 0
         for name, _ in self.named_parameters():

@@ -1,13 +1,14 @@
 """Optimizers by name, over parameter groups that leave out of weight decay what should not decay."""
 
-import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
-OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+from foveal.errors import near
+
+OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
     'adam': (torch.optim.Adam, {}),
     'adamw': (torch.optim.AdamW, {}),
     'rmsprop': (torch.optim.RMSprop, {'momentum': 0.9}),
@@ -43,20 +44,21 @@ def create_optimizer(
         ValueError: Unknown name.
     """
     if opt not in OPTIMIZERS:
-        near = difflib.get_close_matches(opt, OPTIMIZERS, n=1)
-        hint = f'; did you mean {near[0]!r}?' if near else ';'
-        raise ValueError(f'unknown optimizer opt={opt!r}{hint} known: {", ".join(OPTIMIZERS)}')
+        raise ValueError(f'opt {opt!r} is unknown{near(opt, OPTIMIZERS)}')
     cls, defaults = OPTIMIZERS[opt]
     options = {**defaults, **options}
     if momentum is not None and 'momentum' in defaults:
         options['momentum'] = momentum
-    params: Iterable[Any] = model_or_params
-    if isinstance(model_or_params, nn.Module):
-        params = decay_groups(model_or_params, weight_decay) if filter_bias_and_bn else model_or_params.parameters()
+    if not isinstance(model_or_params, nn.Module):
+        params = model_or_params
+    elif filter_bias_and_bn:
+        params = decay_groups(model_or_params, weight_decay)
+    else:
+        params = model_or_params.parameters()
     return cls(params, lr=lr, weight_decay=weight_decay, **options)
 
 
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
     """Trainable parameters in two groups: matrices and kernels decay; vectors and what the model names do not."""
     exempt = set(model.no_weight_decay()) if hasattr(model, 'no_weight_decay') else set()
     groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}

@@ -1,8 +1,8 @@
 """Facts of the published checkpoints, which foveal's architectures have to meet. Each file holds one JSON value a line.
 
 models      an architecture: parameters, widths, feature levels, default weights' record, parameters without weight
-            decay, digest of the layer-decay groups (of the list of group numbers in the manifest's order of parameters),
-            and outputs under the weights and inputs of `tests/deterministic.py`
+            decay, sha256 of the layer-decay groups (the JSON list of group numbers, in the manifest's order of
+            parameters), and outputs under the weights and inputs of `tests/deterministic.py`
 manifests   [architecture, [[name, shape, dtype, 'p' parameter or 'b' buffer], ...]]: its state dict, in order
 pretrained  [architecture, module, tags, those with weights]: the record of every tag, the default one first
 list_models arguments of `list_models` and the names that they select

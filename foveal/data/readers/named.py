@@ -1,11 +1,11 @@
 """Named data sets, by torchvision."""
 
-import difflib
 from pathlib import Path
 
 import numpy as np
 
 from foveal.data.readers.arrays import ArrayReader, read_idx
+from foveal.errors import near
 
 # name -> torchvision class; each class takes (root, train, download) and holds `data`, `targets` and `classes`
 NAMED = {
@@ -34,9 +34,7 @@ def open_named(name: str, root: str | Path, is_train_split: bool, download: bool
         FileNotFoundError: The set is not under `root`, and `download` is off.
     """
     if name not in NAMED:
-        near = difflib.get_close_matches(name, NAMED, n=1)
-        hint = f'; did you mean torch/{near[0]}?' if near else ''
-        raise ValueError(f'unknown data set torch/{name}{hint} Known: {", ".join(NAMED)}')
+        raise ValueError(f'data set torch/{name} is unknown{near(name, NAMED)}')
     # torchvision takes a second to import and the plain folder of a named set does not need its class's machinery
     from torchvision import datasets
 

@@ -1,0 +1,26 @@
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+.PHONY: demo test lint parity bench
+
+demo: $(VENV)/.installed  ## train, measure and ask a model about handwritten digits; look in ./demo
+	$(RUN) -m foveal.demo
+
+test: $(VENV)/.installed
+	$(RUN) -m pytest -n 2
+
+lint: $(VENV)/.installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+parity: $(VENV)/.installed  ## hold every model against the stored facts
+	$(RUN) -m tests.parity
+
+bench: $(VENV)/.installed
+	$(RUN) -m benchmarks
+
+$(VENV)/.installed: pyproject.toml
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet -e '.[dev]'
+	touch $@

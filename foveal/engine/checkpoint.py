@@ -1,0 +1,212 @@
+"""Runs and models on disk: one safetensors file each, tensors as tensors and all else as JSON in its header.
+
+No pickle: a checkpoint from a stranger is data. The weights keep their plain names, so that any reader of
+safetensors, and `create_model(checkpoint_path=...)` of a `best.safetensors`, finds them.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from foveal.data import Preprocess, resolve_data_config
+from foveal.factory import create_model
+from foveal.files import replacing
+
+FORMAT = 1
+HEADER = 'foveal'
+# separates the optimizer's tensors from weights; no module name holds a colon
+STATE = 'optimizer:'
+LOSSES = 'losses:'
+
+
+def save(path: Path, model: nn.Module, header: Mapping[str, Any], extra: Mapping[str, torch.Tensor]) -> None:
+    """Writes a checkpoint, whole or not at all.
+
+    Args:
+        path: File to create or replace.
+        model: Its weights and buffers are stored.
+        header: Values that JSON can hold.
+        extra: Further tensors; names must hold a colon.
+
+    Raises:
+        OSError: The file cannot be written; an old one is untouched.
+    """
+    seen: dict[int, str] = {}
+    tensors: dict[str, torch.Tensor] = {}
+    tied: dict[str, str] = {}
+    for name, tensor in model.state_dict().items():
+        # parameters that are shared are stored once
+        first = seen.setdefault(tensor.data_ptr(), name) if tensor.numel() else name
+        if first != name and tensors[first].shape == tensor.shape:
+            tied[name] = first
+        else:
+            tensors[name] = tensor.detach().cpu().contiguous()
+    tensors |= {name: tensor.detach().cpu().contiguous() for name, tensor in extra.items()}
+    text = json.dumps({'format': FORMAT, 'tied': tied, **header})
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {HEADER: text})
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint's content.
+
+    Attributes:
+        path: Its file.
+        header: What was stored as JSON.
+        weights: State dict of the model.
+        extra: The other tensors.
+    """
+
+    path: Path
+    header: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+    extra: dict[str, torch.Tensor]
+
+
+def load(path: str | Path, prefer: str = 'best') -> Checkpoint:
+    """Reads a checkpoint.
+
+    Args:
+        path: The file, or a run's folder.
+        prefer: Of a folder: best (else last), or last.
+
+    Returns:
+        The content, on the CPU.
+
+    Raises:
+        FileNotFoundError: No such file, or a folder without checkpoints.
+        ValueError: Not a checkpoint of foveal, or a damaged one.
+    """
+    path = find(Path(path), prefer)
+    try:
+        with safe_open(path, 'pt') as file:
+            text = (file.metadata() or {}).get(HEADER)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+        header = json.loads(text) if text else None
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise ValueError(f'{path} is damaged or no checkpoint: {error}') from error
+    if header is None:
+        raise ValueError(
+            f'{path} holds weights, but not which model they are of; give the name of the model and --checkpoint {path}'
+        )
+    if header['format'] != FORMAT:
+        raise ValueError(f'{path} has format {header["format"]}; this version of foveal reads format {FORMAT}')
+    weights = {name: tensor for name, tensor in tensors.items() if ':' not in name}
+    weights |= {name: weights[first] for name, first in header['tied'].items()}
+    return Checkpoint(path, header, weights, {name: t for name, t in tensors.items() if ':' in name})
+
+
+def find(path: Path, prefer: str = 'best') -> Path:
+    """The checkpoint that a path means: itself, or one of a run's folder."""
+    if path.is_file():
+        return path
+    names = ('last',) if prefer == 'last' else ('best', 'last')
+    for name in names:
+        if (path / f'{name}.safetensors').is_file():
+            return path / f'{name}.safetensors'
+    if path.is_dir():
+        raise FileNotFoundError(f'{path} holds no {" or ".join(f"{name}.safetensors" for name in names)}')
+    raise FileNotFoundError(f'checkpoint {path} does not exist')
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """An optimizer's state as tensors by name and the rest for JSON."""
+    state = optimizer.state_dict()
+    tensors, values = {}, {}
+    for index, entries in state['state'].items():
+        for key, value in entries.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f'{STATE}{index}.{key}'] = value
+            else:
+                values[f'{index}.{key}'] = value
+    return tensors, {'values': values, 'param_groups': state['param_groups']}
+
+
+def unpack_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], rest: Mapping[str, Any]
+) -> None:
+    """Puts the state of `pack_optimizer` into an optimizer over the same parameters.
+
+    Raises:
+        ValueError: Other parameters than the stored ones.
+    """
+    state: dict[int, dict[str, Any]] = {}
+    stored = {name.removeprefix(STATE): value for name, value in tensors.items() if name.startswith(STATE)}
+    for name, value in {**rest['values'], **stored}.items():
+        index, _, key = name.partition('.')
+        state.setdefault(int(index), {})[key] = value
+    groups = [
+        {key: tuple(value) if isinstance(value, list) and key != 'params' else value for key, value in group.items()}
+        for group in rest['param_groups']
+    ]
+    optimizer.load_state_dict({'state': state, 'param_groups': groups})
+    # a state lies in memory as its parameter does, which fast kernels want and a file does not keep
+    for parameter, entries in optimizer.state.items():
+        for key, value in entries.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                entries[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to judge images.
+
+    Attributes:
+        model: In evaluation mode.
+        preprocess: What its input needs.
+        classes: Names of its classes; None where nobody told.
+    """
+
+    model: Any
+    preprocess: Preprocess
+    classes: list[str] | None
+
+
+def load_model(
+    source: str,
+    pretrained: bool = False,
+    checkpoint: str | None = None,
+    model_options: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Loaded:
+    """A model from a run's folder or checkpoint, or from its name.
+
+    Args:
+        source: A path, or the name of a model.
+        pretrained: Load the published weights of a named model.
+        checkpoint: Weights file for a named model.
+        model_options: Options of a named model.
+        overrides: Preprocessing that replaces the model's own; None values count as absent.
+
+    Returns:
+        The model and what belongs to it.
+
+    Raises:
+        FileNotFoundError, ValueError: A path that is not there, an unknown name, or a named model without weights.
+    """
+    if not Path(source).exists():
+        if ('/' in source and ':' not in source) or source.endswith('.safetensors'):
+            raise FileNotFoundError(f'checkpoint {source} does not exist')
+        if not pretrained and not checkpoint:
+            raise ValueError(
+                f'{source!r} is no file or folder; a model by name needs --pretrained or --checkpoint FILE'
+            )
+        model = create_model(source, pretrained=pretrained, checkpoint_path=checkpoint, **(model_options or {}))
+        return Loaded(model.eval(), resolve_data_config(overrides, model=model), None)
+    saved = load(source)
+    header = saved.header
+    model = create_model(header['model'], num_classes=len(header['classes']), **header['model_options'])
+    try:
+        model.load_state_dict(saved.weights)
+    except RuntimeError as error:
+        raise ValueError(f'{saved.path} does not fit {header["model"]}: {error}') from error
+    preprocess = resolve_data_config(overrides, pretrained_cfg=header['preprocess'])
+    return Loaded(model.eval(), preprocess, header['classes'])

@@ -1,0 +1,105 @@
+"""Pictures of a run: its curves, its confusions, its guesses."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+# colours that stay apart for colour-blind readers (Okabe and Ito 2008)
+BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#8a8a8a'
+NUMBERED = 20  # more classes than this are drawn without numbers in the cells
+NAMED = 50  # and more than this without names
+
+
+def curves(history: Sequence[dict[str, Any]]) -> Figure:
+    """Losses and accuracy over the epochs.
+
+    Args:
+        history: Rows with epoch, train_loss, val_loss, val_top1 and val_top5.
+    """
+    figure = Figure(figsize=(10, 4), layout='constrained')
+    left, right = figure.subplots(1, 2)
+    epochs = [row['epoch'] for row in history]
+    marker = 'o' if len(epochs) < 30 else None
+    for axes, key, label, colour in (
+        (left, 'train_loss', 'training (augmented, smoothed)', BLUE),
+        (left, 'val_loss', 'validation', ORANGE),
+        (right, 'val_top5', 'top-5', GREY),
+        (right, 'val_top1', f'top-1, best {max(row["val_top1"] for row in history):.2f} %', ORANGE),
+    ):
+        axes.plot(epochs, [row[key] for row in history], label=label, color=colour, marker=marker, markersize=4)
+    for axes, title in ((left, 'Loss'), (right, 'Validation accuracy (%)')):
+        axes.set_title(title)
+        axes.set_xlabel('epoch')
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.spines[['top', 'right']].set_visible(False)
+        axes.legend(frameon=False)
+    return figure
+
+
+def confusion(counts: torch.Tensor, classes: Sequence[str]) -> Figure:
+    """True classes against guesses, in percent of the true class.
+
+    Args:
+        counts: int64 (classes, classes), true class by guess.
+        classes: Their names.
+    """
+    count = len(classes)
+    share = 100 * counts / counts.sum(1, keepdim=True).clamp(min=1)
+    side = min(max(4.5, 0.5 * count + 2), 16)
+    figure = Figure(figsize=(side + 1, side), layout='constrained')
+    axes = figure.subplots()
+    image = axes.imshow(share, cmap='Blues', vmin=0, vmax=100)
+    figure.colorbar(image, ax=axes, label='% of the true class', shrink=0.8)
+    if count <= NUMBERED:
+        for row, column in counts.nonzero().tolist():
+            value = share[row, column].item()
+            text = f'{value:.0f}' if value >= 1 else f'{value:.1f}'
+            axes.text(column, row, text, ha='center', va='center', fontsize=8, color='w' if value > 50 else 'k')
+    if count <= NAMED:
+        axes.set_xticks(range(count), classes, rotation=90 if max(map(len, classes)) > 2 else 0)
+        axes.set_yticks(range(count), classes)
+    right = 100 * counts.diag().sum().item() / max(counts.sum().item(), 1)
+    axes.set(xlabel='guess', ylabel='true class', title=f'{counts.sum().item():,} images, {right:.2f} % right')
+    return figure
+
+
+def sheet(
+    images: Sequence[torch.Tensor], names: Sequence[str], guesses: Sequence[Sequence[tuple[str, float]]]
+) -> Figure:
+    """Images, each over bars of its guesses.
+
+    Args:
+        images: uint8 (channels, height, width) each.
+        names: A title each.
+        guesses: For each image its labels and probabilities, the likeliest first.
+    """
+    columns = min(6, len(images), max(3, math.ceil(math.sqrt(len(images)))))
+    rows = math.ceil(len(images) / columns)
+    bars = max(len(guess) for guess in guesses)
+    figure = Figure(figsize=(2.3 * columns, (2.5 + 0.24 * bars) * rows), layout='constrained')
+    grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[2.1, 0.24 * bars] * rows)
+    for axes in grid.flat:
+        axes.axis('off')
+    for i, (image, name, guess) in enumerate(zip(images, names, guesses, strict=True)):
+        picture, chart = grid[2 * (i // columns)][i % columns], grid[2 * (i // columns) + 1][i % columns]
+        picture.imshow(image.permute(1, 2, 0), cmap='gray', vmin=0, vmax=255)
+        picture.set_title(clip(name, 26), fontsize=8, color='#444444')
+        chart.set(xlim=(0, 1), ylim=(bars - 0.5, -0.5))
+        chart.barh(range(len(guess)), [1] * len(guess), color='#eeeeee', height=0.86)
+        chart.barh(
+            range(len(guess)), [p for _, p in guess], color=['#7fb7d9'] + ['#cfe3ef'] * (len(guess) - 1), height=0.86
+        )
+        for row, (label, probability) in enumerate(guess):
+            weight = 'bold' if row == 0 else 'normal'
+            chart.text(0.02, row, clip(label, 18), va='center', fontsize=8, weight=weight)
+            chart.text(0.98, row, f'{100 * probability:.1f} %', va='center', ha='right', fontsize=8, weight=weight)
+    return figure
+
+
+def clip(text: str, length: int) -> str:
+    """The end of a long text: of a path it tells more than the start."""
+    return text if len(text) <= length else '…' + text[-length + 1 :]
