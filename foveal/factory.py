@@ -95,7 +95,7 @@ def resolve_cfg(
 
 def defaults(cls: type[Backbone], record: PretrainedCfg) -> dict[str, Any]:
     """What a record says about the network that its weights fit: channels, classes, and the size where it is fixed."""
-    said = {'in_chans': record.input_size[0], 'num_classes': record.num_classes or 0}
+    said: dict[str, Any] = {'in_chans': record.input_size[0], 'num_classes': record.num_classes or 0}
     if record.fixed_input_size:
         said['img_size'] = record.input_size[1:]
     legal = {field.name for field in fields(cls.Config)}

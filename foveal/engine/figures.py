@@ -52,7 +52,7 @@ def confusion(counts: torch.Tensor, classes: Sequence[str]) -> Figure:
     side = min(max(4.5, 0.5 * count + 2), 16)
     figure = Figure(figsize=(side + 1, side), layout='constrained')
     axes = figure.subplots()
-    image = axes.imshow(share, cmap='Blues', vmin=0, vmax=100)
+    image = axes.imshow(share.numpy(), cmap='Blues', vmin=0, vmax=100)
     figure.colorbar(image, ax=axes, label='% of the true class', shrink=0.8)
     if count <= NUMBERED:
         for row, column in counts.nonzero().tolist():
@@ -86,7 +86,7 @@ def sheet(
         axes.axis('off')
     for i, (image, name, guess) in enumerate(zip(images, names, guesses, strict=True)):
         picture, chart = grid[2 * (i // columns)][i % columns], grid[2 * (i // columns) + 1][i % columns]
-        picture.imshow(image.permute(1, 2, 0), cmap='gray', vmin=0, vmax=255)
+        picture.imshow(image.permute(1, 2, 0).numpy(), cmap='gray', vmin=0, vmax=255)
         picture.set_title(clip(name, 26), fontsize=8, color='#444444')
         chart.set(xlim=(0, 1), ylim=(bars - 0.5, -0.5))
         chart.barh(range(len(guess)), [1] * len(guess), color='#eeeeee', height=0.86)

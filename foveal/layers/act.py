@@ -13,18 +13,12 @@ from foveal.errors import near
 class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), the approximation that CLIP was trained with (arXiv:1606.08415, section 2)."""
 
-    def __init__(self, inplace: bool = False) -> None:
-        super().__init__()
-
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)
 
 
 class HardMish(nn.Module):
     """x / 2 * clip(x + 2, 0, 2), the piecewise form of Mish."""
-
-    def __init__(self, inplace: bool = False) -> None:
-        super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
         return 0.5 * x * (x + 2).clamp(0, 2)

@@ -26,6 +26,7 @@ class Attention(nn.Module):
         attn_drop: dropout of the attention weights.
         proj_drop: dropout of the output.
         norm_layer: name or class of those norms.
+        depth: index of the block, for attentions that depend on it.
 
     Raises:
         ValueError: heads that do not divide the channels.
@@ -42,11 +43,12 @@ class Attention(nn.Module):
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
         norm_layer: NormLayer = 'layernorm',
+        depth: int = 0,
     ) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f'num_heads {num_heads} does not divide dim {dim}')
-        self.num_heads, self.head_dim, self.attn_drop = num_heads, dim // num_heads, attn_drop
+        self.num_heads, self.head_dim, self.attn_drop, self.depth = num_heads, dim // num_heads, attn_drop, depth
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.q_norm = normalization(norm_layer, self.head_dim) if qk_norm else nn.Identity()
         self.k_norm = normalization(norm_layer, self.head_dim) if qk_norm else nn.Identity()
@@ -95,14 +97,7 @@ class Differential(nn.Module):
 
 
 class DiffAttention(Attention, Differential):
-    """`Attention` by the difference of two softmax maps.
-
-    Args:
-        dim: channels.
-        num_heads: heads; each has two maps of half the channels.
-        depth: index of the block, which sets how much is subtracted at first.
-        options: those of `Attention`.
-    """
+    """`Attention` by the difference of two softmax maps, each over half the channels of a head."""
 
     def __init__(self, dim: int, num_heads: int = 8, depth: int = 0, **options: Any) -> None:
         super().__init__(dim, num_heads, **options)

@@ -46,8 +46,9 @@ class DropBlock2d(nn.Module):
         size = min(self.block_size, height, width)
         # eq. 1 of the paper: the rate of centres that gives the wanted fraction of dropped cells
         gamma = self.drop_prob / size**2 * height * width / ((height - size + 1) * (width - size + 1))
-        seeds = torch.zeros_like(x).bernoulli_(gamma)
-        dropped = F.max_pool2d(seeds, size, stride=1, padding=size // 2)[..., :height, :width]
+        # seeds only where the whole square fits (section 3.1); elsewhere cut squares would add to the fraction
+        seeds = x.new_empty(*x.shape[:2], height - size + 1, width - size + 1).bernoulli_(gamma)
+        dropped = F.max_pool2d(F.pad(seeds, (size - 1,) * 4), size, stride=1)
         keep = 1.0 - dropped
         return x * keep * (keep.numel() / keep.sum().clamp(min=1.0))
 

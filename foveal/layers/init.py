@@ -43,7 +43,7 @@ def init_transformer(module: nn.Module) -> None:
 
 
 def init_conv(module: nn.Module) -> None:
-    """Convolutions from N(0, 2 / fan_out) (arXiv:1502.01852), linear layers uniform in 1 / sqrt(fan_in), biases zero."""
+    """Convolutions from N(0, 2 / fan_out) (arXiv:1502.01852), linear layers uniform in +-fan_in^-0.5, biases zero."""
     if isinstance(module, nn.modules.conv._ConvNd):
         fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
         nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))

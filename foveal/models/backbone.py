@@ -1,7 +1,7 @@
 """What every model can do, written once over the parts that a family names."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -173,7 +173,9 @@ class Backbone(nn.Module):
     Config: ClassVar[type[Any]] = Config
     parts: Parts = Parts()
     out_indices: ClassVar[int | None] = None  # the levels that features_only takes by default; None: all
-    initialize: ClassVar[Callable[[nn.Module], None]] = staticmethod(init_conv)  # draws the weights of one layer
+    initialize: ClassVar[Any] = staticmethod(init_conv)  # draws the weights of one layer
+    cfg: Any
+    global_pool: Any
     feature_info: FeatureInfo
     num_features: int  # channels of forward_features
     head_hidden_size: int  # channels that the classifier sees
@@ -315,7 +317,8 @@ class Backbone(nn.Module):
 
     def normalized(self, tap: Any, index: int) -> Any:
         """A level's output after the model's norm, which fits the last level alone in a pyramid."""
-        return self.finish(tap) if index == len(self.feature_info) - 1 else tap
+        last = index == len(self.feature_info) - 1
+        return self.finish(tap) if last and self.feature_info[index].channels == self.num_features else tap
 
     def grid(self, size: Sequence[int], index: int) -> Grid:
         """(height, width) of a level's map for images of `size`."""
@@ -409,7 +412,12 @@ class Backbone(nn.Module):
 
         What runs behind the pooling belongs to the head, a norm before it to the last block.
         """
-        blocks = [f'{name}.{unit}.' for name, group in outermost_blocks(self) for unit in group._modules]
+        blocks = [
+            f'{name}.{unit}.'
+            for name, group in outermost_blocks(self)
+            for unit, block in group.named_children()
+            if next(block.parameters(), None) is not None
+        ]
         heads = {path.split('.')[0] for path in f'{self.parts.classifier} {self.parts.pre_logits}'.split()}
         depths: dict[str, int] = {}
         seen = 0

@@ -1,5 +1,7 @@
 """DeiT (arXiv:2012.12877) and DeiT III (arXiv:2204.07118)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -17,13 +19,13 @@ class VisionTransformerDistilled(DistilledHead, VisionTransformer):
         super().build(cfg)
         self.head_dist = nn.Linear(cfg.embed_dim, cfg.num_classes) if cfg.num_classes else nn.Identity()
 
-    def build_prefix(self, cfg: VisionTransformerConfig) -> None:
+    def build_prefix(self, cfg: Any) -> None:
         super().build_prefix(cfg)
         self.dist_token = nn.Parameter(torch.randn(1, 1, cfg.embed_dim) * 0.02)
         self.num_prefix_tokens += 1
 
     def prefix(self) -> list[Tensor]:
-        return [self.cls_token, self.dist_token]
+        return [*super().prefix(), self.dist_token]
 
     def pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x[:, 0], x[:, 1]

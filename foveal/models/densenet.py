@@ -145,7 +145,7 @@ register(
     __name__,
     DenseNet,
     densenet121=dict(),
-    densenetblur121d=dict(stem_type='deep', aa_layer='blurpc'),
+    densenetblur121d=dict(stem_type='deep', aa_layer='blur'),
     densenet169=dict(block_config=(6, 12, 32, 32)),
     densenet201=dict(block_config=(6, 12, 48, 32)),
     densenet161=dict(growth_rate=48, block_config=(6, 12, 36, 24)),

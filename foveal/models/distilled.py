@@ -25,7 +25,10 @@ class DistilledHead(Backbone):
             return (first + second) / 2
         head, head_dist = self.get_classifier()
         drop = nn.functional.dropout
-        logits = (head(drop(first, self.drop_rate, self.training)), head_dist(drop(second, self.drop_rate, self.training)))
+        logits = (
+            head(drop(first, self.drop_rate, self.training)),
+            head_dist(drop(second, self.drop_rate, self.training)),
+        )
         if self.distilled_training and self.training:
             return logits
         return (logits[0] + logits[1]) / 2

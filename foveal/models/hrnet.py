@@ -54,7 +54,8 @@ class Transition(nn.ModuleList):
         same = [nn.Identity() if a == b else conv_bn(a, b) for a, b in zip(widths, wanted, strict=False)]
         super().__init__([*same, nn.Sequential(conv_bn(widths[-1], wanted[-1], stride=2))])
 
-    def forward(self, branches: list[Tensor]) -> list[Tensor]:
+    def forward(self, x: Tensor | list[Tensor]) -> list[Tensor]:
+        branches = [x] if isinstance(x, Tensor) else x
         return [path(x) for path, x in zip(self, [*branches, branches[-1]], strict=True)]
 
 

@@ -15,7 +15,7 @@ settings: r repeats, k kernel, s stride, e expansion, c channels, se squeeze-exc
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -117,14 +117,16 @@ def parse_block(text: str) -> BlockSpec:
             name, read = SETTINGS[match[1]]
             values[name] = read(match[2])
         except (AssertionError, ValueError, KeyError):
-            raise ValueError(f'block_args: {setting!r} in {text!r} is no setting{near(setting, SETTINGS, 99)}') from None
+            raise ValueError(
+                f'block_args: {setting!r} in {text!r} is no setting{near(setting, SETTINGS, 99)}'
+            ) from None
     return BlockSpec(kind, **values)
 
 
-def round_channels(channels: float, divisor: int = 8) -> int:
-    """The nearest multiple of `divisor`, and the next one where that would lose more than a tenth."""
+def round_channels(channels: float, divisor: int = 8, limit: float = 0.9) -> int:
+    """The nearest multiple of `divisor`, and the next one where that would be less than `limit` of `channels`."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
+    return rounded + divisor if rounded < limit * channels else rounded
 
 
 def scale_depth(repeats: Sequence[int], multiplier: float, rounding: str = 'ceil') -> list[int]:
@@ -540,7 +542,8 @@ class MobileConfig(Config, Style):
     depth_trunc: str = 'ceil'  # how scaled depths are rounded: 'ceil' or 'round'
     fix_first_last: bool = False  # the first and the last stage keep their depth
     experts_multiplier: int = 1
-    channel_divisor: int = 8  # scaled channels are a multiple of this
+    channel_divisor: int = 8  # scaled channels are a multiple of this,
+    round_limit: float = 0.9  # and no less than this share of what they would be unrounded
     group_size: int = 0  # channels in a group of the depthwise convolutions; 0 for one
     stem_size: int = 32
     stem_kernel_size: int = 3
@@ -561,15 +564,123 @@ class MobileConfig(Config, Style):
 
     def width(self, channels: int) -> int:
         """Channels after scaling."""
-        return round_channels(channels * self.channel_multiplier, self.channel_divisor)
+        return round_channels(channels * self.channel_multiplier, self.channel_divisor, self.round_limit)
 
     def stages(self) -> list[list[BlockSpec]]:
-        """The blocks of every stage, one entry a block."""
+        """The blocks of every stage, one entry a block, with scaled channels."""
         stages, last = [], len(self.block_args) - 1
         for i, stage in enumerate(self.block_args):
             specs = [parse_block(text) for text in stage.split()]
-            depth = self.depth_multiplier if isinstance(self.depth_multiplier, (int, float)) else self.depth_multiplier[i]
+            depths = self.depth_multiplier
+            depth = depths if isinstance(depths, (int, float)) else depths[i]
             depth = 1.0 if self.fix_first_last and i in (0, last) else depth
             counts = scale_depth([spec.repeats for spec in specs], depth, self.depth_trunc)
-            stages.append([spec for spec, count in zip(specs, counts, strict=True) for _ in range(count)])
+            stages.append(
+                [block for spec, count in zip(specs, counts, strict=True) for block in self.units(spec, count)]
+            )
         return stages
+
+    def units(self, spec: BlockSpec, count: int) -> list[BlockSpec]:
+        """`count` blocks of one string. The first alone strides, is told what to expand from, and folds space."""
+        folds = spec.kind == 'ds' and spec.dim
+        first = replace(
+            spec,
+            channels=self.width(spec.channels) * (4 if folds else 1),
+            count_from=self.width(spec.count_from) if spec.count_from else 0,
+            experts=spec.experts * self.experts_multiplier,
+            group_size=spec.group_size or self.group_size,
+        )
+        rest = replace(first, stride=1, count_from=0, dim=0 if folds else spec.dim)
+        return [first] + [rest] * (count - 1)
+
+    def pruned_channels(self) -> list[tuple[int, int, int]]:
+        """(middle, inside squeeze-excite, output) channels of every block of a pruned network; empty for a whole one."""
+        if not self.pruned:
+            return []
+        lines = (files('foveal') / 'zoo' / 'pruned' / f'{self.pruned}.txt').read_text().splitlines()
+        return [tuple(map(int, line.split())) for line in lines if line[0] != '#']  # type: ignore[misc]
+
+    def block(
+        self, spec: BlockSpec, in_chs: int, plan: tuple[int, int], rate: float, channels: Any = None
+    ) -> nn.Module:
+        """One block.
+
+        Args:
+            spec: with scaled channels.
+            in_chs: channels of its input.
+            plan: its stride and its dilation.
+            rate: its drop-path rate.
+            channels: (middle, inside squeeze-excite, output), in place of those that follow from `spec`.
+        """
+        (stride, dilation), kind, act = plan, spec.kind, spec.act or self.act_layer
+        mid = round_channels((spec.count_from or in_chs) * spec.expand)
+        counted = mid if self.se_from_exp and kind not in ('ds', 'dsa') else in_chs
+        se, out = round_channels(counted * spec.se, self.se_divisor, self.round_limit) if spec.se else 0, spec.channels
+        if channels:
+            mid, se, out = channels
+        options: dict[str, Any] = dict(drop_path_rate=rate, style=self)
+        if kind == 'mqa':
+            return MobileAttention(in_chs, spec.heads, spec.dim, spec.kv_stride, spec.kernel, **options)
+        options |= dict(
+            stride=stride, dilation=dilation, act_layer=act, skip=(kind != 'cn') if spec.skip is None else spec.skip
+        )
+        if kind == 'cn':
+            return ConvBnAct(in_chs, out, spec.kernel, group_size=spec.group_size, **options)
+        options |= dict(se_channels=se)
+        if kind in ('ds', 'dsa'):
+            options |= dict(pw_act=kind == 'dsa', s2d=bool(spec.dim), group_size=spec.group_size)
+            return DepthwiseSeparableConv(in_chs, out, spec.kernel, **options)
+        if spec.experts:
+            return CondConvResidual(in_chs, out, mid, spec.kernel, num_experts=spec.experts, **options)
+        options |= dict(group_size=spec.group_size)
+        start, end = spec.start, spec.end
+        if kind == 'er':
+            return EdgeResidual(in_chs, out, mid, spec.kernel, pw_kernel_size=end or 1, **options)
+        if kind == 'uir':
+            return UniversalInvertedResidual(in_chs, out, mid, start or 0, spec.kernel, end or 0, **options)
+        return InvertedResidual(
+            in_chs, out, mid, spec.kernel, exp_kernel_size=start or 1, pw_kernel_size=end or 1, **options
+        )
+
+
+class MobileBackbone(Backbone):
+    """A network of a strided stem and stages of inverted residuals. Its levels end where the next stage strides."""
+
+    def build_trunk(self, cfg: Any) -> int:
+        """Make the stem, the stages and `feature_info`; the channels that come out."""
+        stages = cfg.stages()
+        chs = cfg.stem_size if cfg.fix_stem else cfg.width(cfg.stem_size)
+        self.conv_stem = cfg.conv(cfg.in_chans, chs, cfg.stem_kernel_size, 2)
+        self.bn1 = cfg.norm(chs, cfg.act_layer)
+        strides = [2 if any(spec.kind == 'ds' and spec.dim for spec in stage) else stage[0].stride for stage in stages]
+        plans = dilate(strides, 2, getattr(cfg, 'output_stride', 32))
+        rates = drop_path_rates(cfg.drop_path_rate, [len(stage) for stage in stages])
+        pruned = iter(cfg.pruned_channels())
+        path, reduction, levels = 'conv_stem bn1', 2, []
+        self.blocks = nn.Sequential()
+        for i, (stage, stride, plan) in enumerate(zip(stages, strides, plans, strict=True)):
+            if stride > 1:
+                levels.append(Level(path, chs, reduction))
+                path = ''
+            path, reduction = f'{path} blocks.{i}'.strip(), plan.reduction
+            units = Blocks()
+            for j, spec in enumerate(stage):
+                step = (
+                    (min(spec.stride, plan.stride), plan.dilation)
+                    if j
+                    else (min(spec.stride, plan.stride), plan.dilation_in)
+                )
+                channels = next(pruned, None)
+                units.append(cfg.block(spec, chs, step, rates[i][j], channels))
+                chs = channels[2] if channels else spec.channels or chs
+            self.blocks.append(units)
+        self.feature_info = [*levels, Level(path, chs, reduction)]  # type: ignore[assignment]
+        return chs
+
+    def init_weights(self) -> None:
+        """Draw new weights: each expert as the convolution that it is."""
+        super().init_weights()
+        for module in self.modules():
+            if isinstance(module, CondConv2d):
+                fan_out = math.prod(module.shape) // module.shape[1] // module.groups
+                nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))

@@ -3,49 +3,30 @@
 from torch import nn
 
 from foveal.catalog import ZOO
-from foveal.errors import near
 
 
-def pruned_names() -> list[str]:
-    """Names of the channel lists that there are."""
-    return sorted(path.stem for path in (ZOO / 'pruned').glob('*.txt'))
-
-
-def channel_list(name: str) -> dict[str, tuple[int, ...]]:
-    """One list: layer -> (output, input) channels of a convolution or a linear layer, (channels,) of a norm.
-
-    Raises:
-        ValueError: no such list.
-    """
-    if name not in pruned_names():
-        raise ValueError(f'pruned {name!r} is unknown{near(name, pruned_names())}')
-    lines = (ZOO / 'pruned' / f'{name}.txt').read_text().splitlines()
-    rows = (line.split() for line in lines if line and not line.startswith('#'))
-    return {path: tuple(map(int, channels)) for path, *channels in rows}
+def pruned_names(family: str) -> list[str]:
+    """Names of the channel lists that have `family` in their name."""
+    return sorted(path.stem for path in (ZOO / 'pruned').glob(f'*{family}*.txt'))
 
 
 def narrow(model: nn.Module, name: str) -> None:
-    """Cut the layers of a model that is being built to the channels of a list; their weights are new and undrawn.
+    """Cut convolutions and norms of a model that is being built; their weights are new and undrawn.
 
     Args:
         model: the unpruned architecture.
-        name: of the list, `zoo/pruned/<name>.txt`.
-
-    Raises:
-        ValueError: no such list.
+        name: of a list in `zoo/pruned`. Its lines name a layer; then come a convolution's output and input channels,
+            or a norm's channels.
     """
-    for path, shape in channel_list(name).items():
+    for line in (ZOO / 'pruned' / f'{name}.txt').read_text().splitlines():
+        path, width, *inputs = line.split()
         layer = model.get_submodule(path)
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            fresh: nn.Module = type(layer)(shape[0], layer.eps, layer.momentum)
-            layer.num_features = shape[0]
-        elif isinstance(layer, nn.Conv2d):
-            depthwise = layer.groups == layer.in_channels > 1
-            layer.out_channels, layer.in_channels = wide, deep = shape
-            layer.groups = shape[0] if depthwise else layer.groups
-            fresh = nn.Conv2d(*reversed(shape), layer.kernel_size, groups=layer.groups, bias=layer.bias is not None)
+        if isinstance(layer, nn.Conv2d):
+            layer.out_channels, layer.in_channels = int(width), int(*inputs)
+            bias = layer.bias is not None
+            fresh = nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, groups=layer.groups, bias=bias)  # type: ignore[arg-type]
         else:
-            assert isinstance(layer, nn.Linear), f'{path} is a {type(layer).__name__}'
-            layer.out_features, layer.in_features = shape
-            fresh = nn.Linear(*reversed(shape), bias=layer.bias is not None)
+            assert isinstance(layer, nn.BatchNorm2d), f'{path} is a {type(layer).__name__}'
+            layer.num_features = int(width)
+            fresh = nn.BatchNorm2d(layer.num_features)  # type: ignore[assignment]
         layer._parameters, layer._buffers = fresh._parameters, fresh._buffers

@@ -96,7 +96,9 @@ class Stage(NamedTuple):
 class Residual(nn.Module):
     """What both blocks share: the shortcut, and the dropping of the branch."""
 
-    def __init__(self, cfg: RegNetConfig, width: int, out: int, stride: int, changes: bool, drop_path: float) -> None:
+    def __init__(
+        self, cfg: RegNetConfig, width: int, out: int, stride: int, dilation: int, changes: bool, drop_path: float
+    ) -> None:
         super().__init__()
         self.downsample: nn.Module | None = nn.Identity()
         if changes:
@@ -104,7 +106,9 @@ class Residual(nn.Module):
             if cfg.downsample == 'conv1x1':
                 self.downsample = cfg.conv(width, out, act=False, stride=stride)
             elif cfg.downsample == 'avg':
-                pool = average(stride) if stride > 1 else AvgPool2dSame(2, 1)
+                pool: nn.Module = average(stride) if stride > 1 else nn.Identity()
+                if dilation > 1:
+                    pool = AvgPool2dSame(2, 1)
                 self.downsample = nn.Sequential(pool, cfg.conv(width, out, act=False))
         self.drop_path = DropPath(drop_path)
 
@@ -119,7 +123,7 @@ class Bottleneck(Residual):
     def __init__(
         self, cfg: RegNetConfig, width: int, stage: Stage, stride: int, dilation: int, changes: bool, drop_path: float
     ) -> None:
-        super().__init__(cfg, width, stage.width, stride, changes, drop_path)
+        super().__init__(cfg, width, stage.width, stride, dilation, changes, drop_path)
         inside = stage.inside
         self.conv1 = cfg.conv(width, inside)
         self.conv2 = cfg.conv(inside, inside, 3, stride=stride, dilation=dilation, groups=stage.groups)
@@ -137,7 +141,7 @@ class PreBottleneck(Residual):
     def __init__(
         self, cfg: RegNetConfig, width: int, stage: Stage, stride: int, dilation: int, changes: bool, drop_path: float
     ) -> None:
-        super().__init__(cfg, width, stage.width, stride, changes, drop_path)
+        super().__init__(cfg, width, stage.width, stride, dilation, changes, drop_path)
         inside = stage.inside
         self.norm1 = cfg.norm(width)
         self.conv1 = cfg.conv(width, inside)

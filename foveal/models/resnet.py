@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from foveal.errors import near
 from foveal.layers import Blocks, DropBlock2d, DropPath, Pool, activation, classifier, conv2d, normalization
+from foveal.layers.act import ACTIVATIONS
 from foveal.layers.blur_pool import AA_LAYERS, AvgPool2dSame, anti_alias, average
 from foveal.layers.drop import drop_path_rates
 from foveal.layers.gate import GATES, SqueezeExcite, attention_gate
+from foveal.layers.norm import NORMS
 from foveal.models.backbone import Backbone, Config, Level, Parts, dilate
 from foveal.models.pruned import narrow, pruned_names
 from foveal.registry import register
@@ -203,13 +205,17 @@ class ResNetConfig(Config):
         super().__post_init__()
         for name, value, legal in (
             ('stem_type', self.stem_type, STEMS),
+            ('act_layer', self.act_layer, ACTIVATIONS),
+            ('norm_layer', self.norm_layer, NORMS),
             ('aa_layer', self.aa_layer or '', AA_LAYERS),
             ('attn_layer', self.block_args.get('attn_layer') or '', GATES),
-            ('pruned', self.pruned, pruned_names()),
+            ('pruned', self.pruned, pruned_names('resnet')),
             *(('block', block, BLOCKS) for block in self.blocks),
         ):
             if isinstance(value, str) and value and value not in legal:
                 raise ValueError(f'{name} {value!r} is unknown{near(value, legal)}')
+        if not 0 <= self.drop_block_rate < 1:
+            raise ValueError(f'drop_block_rate must be in [0, 1), got {self.drop_block_rate!r}')
         if not len(self.layers) == len(self.channels) == len(self.blocks) or min(self.layers) < 1:
             raise ValueError(f'layers {self.layers}, channels {self.channels} and block need one entry for each stage')
         if (self.cardinality, self.base_width) != (1, 64) and {'basic', BasicBlock} & set(self.blocks):
@@ -330,8 +336,9 @@ class ResNet(Backbone):
 
     def init_weights(self) -> None:
         super().init_weights()
-        for block in self.modules():
-            if self.cfg.zero_init_last and isinstance(block, ResidualBlock):
+        cfg: Any = self.cfg
+        for block in self.modules() if cfg.zero_init_last else ():
+            if isinstance(block, ResidualBlock):
                 nn.init.zeros_(getattr(block, block.tail[1]).weight)
 
 

@@ -146,11 +146,18 @@ class SwinTransformerBlock(nn.Module):
     def __init__(self, cfg: SwinTransformerConfig, stage: int, shifted: bool, drop_path: float) -> None:
         super().__init__()
         dim, window = cfg.embed_dim * 2**stage, cfg.windows()[stage]
-        options = dict(qkv_bias=cfg.qkv_bias, attn_drop=cfg.attn_drop_rate, proj_drop=cfg.proj_drop_rate)
         self.shifted, self.always_partition = shifted, cfg.always_partition
         self.norm1 = normalization(cfg.norm_layer, dim)
         size = cfg.grids()[stage]
-        self.attn = WindowAttention(dim, cfg.num_heads[stage], cfg.head_dim, self.fit(window, size), **options)
+        self.attn = WindowAttention(
+            dim,
+            cfg.num_heads[stage],
+            cfg.head_dim,
+            self.fit(window, size),
+            cfg.qkv_bias,
+            cfg.attn_drop_rate,
+            cfg.proj_drop_rate,
+        )
         self.drop_path1 = DropPath(drop_path)
         self.norm2 = normalization(cfg.norm_layer, dim)
         self.mlp = Mlp(dim, int(dim * cfg.mlp_ratio), drop=cfg.proj_drop_rate)
@@ -245,6 +252,7 @@ class SwinTransformer(Backbone):
     Config = SwinTransformerConfig
     parts = Parts(stem='patch_embed', layout='NHWC')
     initialize = staticmethod(init_swin)
+    cfg: SwinTransformerConfig
 
     def build(self, cfg: SwinTransformerConfig) -> None:
         count = len(cfg.depths)
@@ -289,15 +297,15 @@ class SwinTransformer(Backbone):
                 have 8: 7 for images of 224, 12 for 384).
             always_partition: keep window and shift where a window covers the whole map.
         """
-        options = dict(img_size=img_size, patch_size=patch_size, always_partition=always_partition)
+        options: dict[str, Any] = dict(img_size=img_size, patch_size=patch_size, always_partition=always_partition)
         cfg = replace(self.cfg, **{name: value for name, value in options.items() if value is not None})
         high, wide = cfg.grids()[0]
         window = (max(high // window_ratio, 1), max(wide // window_ratio, 1)) if window_size is None else window_size
         self.cfg = cfg = replace(cfg, window_size=pair(window))
         self.patch_embed.set_input_size(cfg.img_size, cfg.patch_size)
-        kept = len(self.feature_info)
-        self.feature_info[:] = self.levels(cfg)[:kept]
-        for stage, size, window in zip(self.layers, cfg.grids(), cfg.windows(), strict=False):
+        self.feature_info[:] = self.levels(cfg)[: len(self.feature_info)]
+        stages: Any = self.layers  # fewer than the config has, where they were pruned
+        for stage, size, window in zip(stages, cfg.grids(), cfg.windows(), strict=False):
             for block in stage.blocks:
                 block.set_input_size(size, window, cfg.always_partition)
 

@@ -75,11 +75,17 @@ def check_image(image: Grid, patch: Grid, any_size: bool = False) -> None:
 class TokenBackbone(Backbone):
     """A flat transformer: one level a block, all of one width, a norm that fits every level."""
 
+    patch_embed: PatchEmbed
+    norm_pre: nn.Module
+    pos_embed: nn.Parameter | None
+    cls_token: nn.Parameter | None
+    reg_token: nn.Parameter | None
+    attn_pool: nn.Module | None
     parts = Parts(stem='', head='', classifier='head', pre_logits='fc_norm', layout='NLC')
     out_indices: ClassVar[int | None] = 3
     blocks: Blocks
 
-    def build_tokens(self, cfg: TokenConfig, bias: bool = True, norm_layer: Any = None) -> None:
+    def build_tokens(self, cfg: Any, bias: bool = True, norm_layer: Any = None) -> None:
         """Make what turns images into tokens: patch embedding, prefix tokens, positions, drops."""
         dim = cfg.embed_dim
         self.embed_dim = self.num_features = self.head_hidden_size = dim
@@ -91,13 +97,14 @@ class TokenBackbone(Backbone):
         )  # fmt: skip
         self.pos_embed = None
         if cfg.pos_embed == 'learn':
-            count = self.patch_embed.num_patches + (0 if cfg.no_embed_class else self.num_prefix_tokens)
+            high, wide = self.patch_embed.dynamic_feat_size(pair(cfg.img_size))
+            count = high * wide + (0 if cfg.no_embed_class else self.num_prefix_tokens)
             self.pos_embed = nn.Parameter(torch.randn(1, count, dim) * 0.02)
         self.resample = cfg.dynamic_img_size or cfg.dynamic_img_pad
         self.pos_drop = nn.Dropout(cfg.pos_drop_rate)
         self.patch_drop = PatchDropout(cfg.patch_drop_rate, self.num_prefix_tokens)
 
-    def build_prefix(self, cfg: TokenConfig) -> None:
+    def build_prefix(self, cfg: Any) -> None:
         """Make the tokens before the patches."""
         dim, count = cfg.embed_dim, cfg.reg_tokens
         self.num_prefix_tokens = int(cfg.class_token) + count
@@ -215,14 +222,16 @@ class TokenBackbone(Backbone):
             ValueError: images that the patches do not divide.
         """
         super().set_input_size(**options)
-        old, embed = self.patch_embed.grid_size, self.patch_embed
-        size = pair(embed.img_size if img_size is None else img_size)
-        patch = pair(embed.patch_size if patch_size is None else patch_size)
+        embed = self.patch_embed
+        old = embed.grid_size
+        size = pair(img_size or embed.img_size or self.cfg.img_size)
+        patch = pair(patch_size or embed.patch_size)
         check_image(size, patch, self.cfg.dynamic_img_pad)
         embed.set_input_size(size, patch)
         if self.pos_embed is not None:
             prefix = 0 if self.cfg.no_embed_class else self.num_prefix_tokens
-            table = resample_position_embedding(self.pos_embed.detach(), embed.grid_size, old, prefix)
+            new = embed.dynamic_feat_size(size)
+            table = resample_position_embedding(self.pos_embed.detach(), new, old, prefix)
             self.pos_embed = nn.Parameter(table.clone(), requires_grad=self.pos_embed.requires_grad)
         self.feature_info[:] = [level._replace(reduction=max(patch)) for level in self.feature_info]
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from foveal.errors import near
 from foveal.layers import Blocks, DropPath, LayerScale, Mlp, drop_path_rates, init_transformer, normalization
 from foveal.layers.act import activation
 from foveal.layers.attention import Attention, DiffAttention, Differential, NormLayer, merge_heads, split_heads
-from foveal.layers.glu import GluMlp, SwiGLU
+from foveal.layers.glu import GluMlp
+from foveal.layers.swiglu import SwiGLU
 from foveal.models.tokens import TokenBackbone, TokenConfig
 from foveal.registry import register
 
@@ -95,7 +96,7 @@ class Block(nn.Module):
         self.norm1, self.norm2 = normalization(norm_layer, dim), normalization(norm_layer, dim)
         self.attn = ATTENTIONS[attn_layer](
             dim, num_heads, qkv_bias=qkv_bias, qk_norm=qk_norm, scale_norm=scale_attn_norm, proj_bias=proj_bias,
-            attn_drop=attn_drop, proj_drop=proj_drop, norm_layer=norm_layer, **({'depth': depth} if attn_layer == 'diff' else {}),
+            attn_drop=attn_drop, proj_drop=proj_drop, norm_layer=norm_layer, depth=depth,
         )  # fmt: skip
         self.mlp = MLPS[mlp_layer](
             dim, int(dim * mlp_ratio), act_layer=act_layer, bias=proj_bias, drop=proj_drop,
@@ -119,7 +120,7 @@ class ResPostBlock(Block):
         super().__init__(dim, num_heads, **options)
         if init_values is not None:
             for norm in (self.norm1, self.norm2):
-                norm.weight.data.fill_(init_values)  # type: ignore[union-attr, operator]
+                norm.weight.data.fill_(init_values)  # type: ignore[operator]
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         x = x + self.drop_path1(self.norm1(self.attn(x, attn_mask, is_causal)))
@@ -146,12 +147,9 @@ class ParallelScalingBlock(nn.Module):
         depth: int = 0,
     ) -> None:
         super().__init__()
-        self.num_heads, self.head_dim, self.hidden, self.attn_drop = (
-            num_heads,
-            dim // num_heads,
-            int(dim * mlp_ratio),
-            attn_drop,
-        )
+        self.num_heads, self.head_dim, self.hidden = num_heads, dim // num_heads, int(dim * mlp_ratio)
+        self.attn_drop = attn_drop
+        self.depth: int = depth
         self.in_norm = normalization(norm_layer, dim)
         self.in_proj = nn.Linear(dim, self.hidden + 3 * dim, bias=qkv_bias)
         # without a bias of the whole projection the MLP keeps one of its own
@@ -160,11 +158,11 @@ class ParallelScalingBlock(nn.Module):
         self.k_norm = normalization(norm_layer, self.head_dim) if qk_norm else nn.Identity()
         self.mlp_drop = nn.Dropout(proj_drop)
         self.mlp_act = activation(act_layer)
-        self.make_outputs(dim, proj_bias, depth)
+        self.make_outputs(dim, proj_bias)
         self.ls = LayerScale(dim, init_values) if init_values else nn.Identity()
         self.drop_path = DropPath(drop_path)
 
-    def make_outputs(self, dim: int, bias: bool, depth: int) -> None:
+    def make_outputs(self, dim: int, bias: bool) -> None:
         self.attn_out_proj = nn.Linear(dim, dim, bias=bias)
         self.mlp_out_proj = nn.Linear(self.hidden, dim, bias=bias)
 
@@ -185,8 +183,8 @@ class ParallelScalingBlock(nn.Module):
 class DiffParallelScalingBlock(ParallelScalingBlock, Differential):
     """`ParallelScalingBlock` with differential attention, and one projection out of both branches."""
 
-    def make_outputs(self, dim: int, bias: bool, depth: int) -> None:
-        self.add_difference(self.head_dim, depth)
+    def make_outputs(self, dim: int, bias: bool) -> None:
+        self.add_difference(self.head_dim, self.depth)
         self.out_proj = nn.Linear(dim + self.hidden, dim, bias=bias)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
@@ -200,7 +198,13 @@ class Branch(nn.Module):
     """One of several parallel residual branches: norm, attention or MLP, layer scale, stochastic depth."""
 
     def __init__(
-        self, name: str, layer: nn.Module, dim: int, norm_layer: NormLayer, init_values: float | None, drop_path: float
+        self,
+        name: str,
+        layer: nn.Module,
+        dim: int,
+        norm_layer: NormLayer = 'layernorm',
+        init_values: float | None = None,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.norm = normalization(norm_layer, dim)
@@ -214,33 +218,38 @@ class Branch(nn.Module):
 
 
 class ParallelThingsBlock(nn.Module):
-    """Two attentions side by side, then two MLPs (arXiv:2203.09795). Arguments as for `Block`."""
+    """Two attentions side by side, then two MLPs (arXiv:2203.09795).
+
+    Args:
+        dim: channels.
+        num_heads: heads of the attentions.
+        mlp_ratio: hidden channels of the MLPs over `dim`.
+        init_values, drop_path, norm_layer: of the branches.
+        act_layer: of the MLPs.
+        proj_drop: dropout of all outputs.
+        attention: further options of `Attention`.
+    """
 
     def __init__(
         self,
         dim: int,
         num_heads: int,
         mlp_ratio: float = 4.0,
-        qkv_bias: bool = False,
-        qk_norm: bool = False,
-        proj_bias: bool = True,
-        proj_drop: float = 0.0,
-        attn_drop: float = 0.0,
         init_values: float | None = None,
         drop_path: float = 0.0,
-        act_layer: str | Callable[..., nn.Module] = 'gelu',
         norm_layer: NormLayer = 'layernorm',
-        depth: int = 0,
+        act_layer: str | Callable[..., nn.Module] = 'gelu',
+        proj_drop: float = 0.0,
+        **attention: Any,
     ) -> None:
         super().__init__()
-        rest = (dim, norm_layer, init_values, drop_path)
-        attns = [
-            Attention(dim, num_heads, qkv_bias, qk_norm, False, proj_bias, attn_drop, proj_drop, norm_layer)
-            for _ in range(2)
-        ]
-        mlps = [Mlp(dim, int(dim * mlp_ratio), None, act_layer, proj_bias, proj_drop) for _ in range(2)]
-        self.attns = nn.ModuleList(Branch('attn', attn, *rest) for attn in attns)
-        self.ffns = nn.ModuleList(Branch('mlp', mlp, *rest) for mlp in mlps)
+        options: dict[str, Any] = dict(norm_layer=norm_layer, init_values=init_values, drop_path=drop_path)
+        self.attns, self.ffns = nn.ModuleList(), nn.ModuleList()
+        for _ in range(2):
+            attn = Attention(dim, num_heads, norm_layer=norm_layer, proj_drop=proj_drop, **attention)
+            mlp = Mlp(dim, int(dim * mlp_ratio), act_layer=act_layer, drop=proj_drop)
+            self.attns.append(Branch('attn', attn, dim, **options))
+            self.ffns.append(Branch('mlp', mlp, dim, **options))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + sum(attn(x) for attn in self.attns)
@@ -287,11 +296,12 @@ class VisionTransformer(TokenBackbone):
         return normalization(self.cfg.embed_norm_layer, dim, 'NLC', eps=self.cfg.norm_eps)
 
     @staticmethod
-    def make_block(cfg: VisionTransformerConfig, index: int, drop_path: float) -> nn.Module:
+    def make_block(cfg: VisionTransformerConfig, depth: int, drop_path: float) -> nn.Module:
+        """The block at index `depth`."""
         options: dict[str, Any] = dict(
             mlp_ratio=cfg.mlp_ratio, qkv_bias=cfg.qkv_bias, qk_norm=cfg.qk_norm, proj_bias=cfg.proj_bias,
             proj_drop=cfg.proj_drop_rate, attn_drop=cfg.attn_drop_rate, init_values=cfg.init_values,
-            drop_path=drop_path, act_layer=cfg.act_layer, norm_layer=cfg.norm, depth=index,
+            drop_path=drop_path, act_layer=cfg.act_layer, norm_layer=cfg.norm, depth=depth,
         )  # fmt: skip
         if cfg.block_fn in ('block', 'post'):
             options |= dict(
@@ -320,14 +330,18 @@ def vits(names: str, **options: Any) -> dict[str, dict[str, Any]]:
         said = re.search(r'_([a-z0-9]+?)(?:_distilled)?_patch(\d+)', name)
         assert said is not None, name
         width, depth, heads, ratio = SIZES[said[1]]
-        size = dict(embed_dim=width, depth=depth, num_heads=heads, mlp_ratio=ratio, patch_size=int(said[2]))
+        size: dict[str, Any] = dict(
+            embed_dim=width, depth=depth, num_heads=heads, mlp_ratio=ratio, patch_size=int(said[2])
+        )
         table[name] = {**size, **options}
     return table
 
 
 def aimv2(width: int, heads: int, ratio: float) -> dict[str, dict[str, Any]]:
     size = {1024: 'large', 1536: 'huge', 2048: '1b', 3072: '3b'}[width]
-    options = dict(embed_dim=width, depth=24, num_heads=heads, mlp_ratio=ratio, patch_size=14, class_token=False)
+    options: dict[str, Any] = dict(
+        embed_dim=width, depth=24, num_heads=heads, mlp_ratio=ratio, patch_size=14, class_token=False
+    )
     options |= dict(global_pool='avg', qkv_bias=False, proj_bias=False, mlp_layer='swiglu', norm_layer='rmsnorm')
     options |= dict(norm_eps=1e-5, embed_norm_layer='rmsnorm', fc_norm=False, act_layer='silu')
     return {f'aimv2_{size}_patch14_{side}': options for side in (224, 336, 448)}
