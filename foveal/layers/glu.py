@@ -9,7 +9,7 @@ from foveal.layers.norm import normalization
 
 
 class GluMlp(nn.Module):
-    """A gated linear unit between two linear layers (arXiv:2002.05202): half of the hidden channels gates the other half.
+    """A gated linear unit between two linear layers (arXiv:2002.05202): half the hidden channels gate the other half.
 
     Args:
         in_features: channels of the input.

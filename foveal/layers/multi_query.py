@@ -32,14 +32,15 @@ class MultiQueryAttention2d(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.query = named(proj=nn.Conv2d(dim, num_heads * key_dim, 1, bias=False))
+        self.query = nn.Sequential(OrderedDict(proj=nn.Conv2d(dim, num_heads * key_dim, 1, bias=False)))
         for part in ('key', 'value'):
-            layers: dict[str, nn.Module] = {}
+            layers = OrderedDict[str, nn.Module]()
             if kv_stride > 1:
                 layers['down_conv'] = conv2d(dim, dim, dw_kernel_size, kv_stride, 1, dim, False, padding)
                 layers['norm'] = nn.BatchNorm2d(dim)
-            self.add_module(part, named(**layers, proj=nn.Conv2d(dim, key_dim, 1, bias=False)))
-        self.output = named(proj=nn.Conv2d(num_heads * key_dim, dim, 1, bias=False))
+            layers['proj'] = nn.Conv2d(dim, key_dim, 1, bias=False)
+            self.add_module(part, nn.Sequential(layers))
+        self.output = nn.Sequential(OrderedDict(proj=nn.Conv2d(num_heads * key_dim, dim, 1, bias=False)))
 
     def forward(self, x: Tensor) -> Tensor:
         query = self.query(x)
@@ -48,8 +49,3 @@ class MultiQueryAttention2d(nn.Module):
         v = self.value(x).flatten(2).transpose(1, 2).unsqueeze(1).expand(-1, self.num_heads, -1, -1)
         y = F.scaled_dot_product_attention(q, k, v)
         return self.output(y.transpose(2, 3).reshape(query.shape))
-
-
-def named(**layers: nn.Module) -> nn.Sequential:
-    """A sequence whose layers have names."""
-    return nn.Sequential(OrderedDict(layers))

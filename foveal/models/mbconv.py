@@ -14,6 +14,7 @@ settings: r repeats, k kernel, s stride, e expansion, c channels, se squeeze-exc
 
 import math
 import re
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -27,7 +28,6 @@ from foveal.errors import near
 from foveal.layers import (
     ACTIVATIONS,
     Blocks,
-    ConvNormAct,
     DropPath,
     LayerScale2d,
     activation,
@@ -470,21 +470,20 @@ class UniversalInvertedResidual(Chain):
         style: Style = Style(),
     ) -> None:
         super().__init__(in_chs, out_chs, stride, skip)
-        mid, options = mid_chs or in_chs, dict(padding=style.pad_type, norm_layer=style.norm_layer)
+        mid = mid_chs or in_chs
+
+        def unit(conv: nn.Module, channels: int, act: Activation) -> OrderedDict[str, nn.Module]:
+            return OrderedDict(conv=conv, bn=style.norm(channels, act))
 
         def depthwise(channels: int, kernel: int, stride: int, act: Activation) -> nn.Module:
-            groups = channels // (group_size or 1)
             step = 1 if style.aa_layer else stride
-            conv = ConvNormAct(
-                channels, channels, kernel, step, dilation, groups, act_layer=act, **options, **style.norm_options
-            )
-            if step == stride:
-                return conv
-            conv.add_module('aa', anti_alias(style.aa_layer or '', stride))
-            return conv
+            layers = unit(style.conv(channels, channels, kernel, step, dilation, True, group_size), channels, act)
+            if step != stride:
+                layers['aa'] = anti_alias(style.aa_layer or '', stride)
+            return nn.Sequential(layers)
 
         def pointwise(in_chs: int, out_chs: int, act: Activation) -> nn.Module:
-            return ConvNormAct(in_chs, out_chs, act_layer=act, **options, **style.norm_options)
+            return nn.Sequential(unit(style.conv(in_chs, out_chs, 1), out_chs, act))
 
         if dw_kernel_size_start:
             self.dw_start = depthwise(in_chs, dw_kernel_size_start, 1 if dw_kernel_size_mid else stride, '')
@@ -622,7 +621,10 @@ class MobileConfig(Config, Style):
         if kind == 'mqa':
             return MobileAttention(in_chs, spec.heads, spec.dim, spec.kv_stride, spec.kernel, **options)
         options |= dict(
-            stride=stride, dilation=dilation, act_layer=act, skip=(kind != 'cn') if spec.skip is None else spec.skip
+            stride=stride,
+            dilation=dilation,
+            act_layer=act,
+            skip=(kind not in ('cn', 'dsa')) if spec.skip is None else spec.skip,
         )
         if kind == 'cn':
             return ConvBnAct(in_chs, out, spec.kernel, group_size=spec.group_size, **options)
