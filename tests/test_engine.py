@@ -229,7 +229,7 @@ def test_batch_norm_statistics_stay_where_there_is_one_process() -> None:
         ({'model_options': {'drop_pathrate': 0.1}}, 'drop_path_rate'),
         ({'model_options': {'in_chans': 4}}, 'channels=4'),
         ({'train_crop_mode': 'rcc'}, 'train_crop_mode must be one of rrc, pad, none'),
-        ({'val_split': 'extra'}, "'extra'"),
+        ({'val_split': 'extra'}, 'has no extra split, only train, val'),
         ({'resume': 'missing'}, 'checkpoint missing does not exist'),
     ],
 )

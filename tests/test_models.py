@@ -110,6 +110,7 @@ def test_checkpointing_changes_no_gradient(family: str) -> None:
     for enable in (False, True):
         model.set_grad_checkpointing(enable)
         model.zero_grad()
+        torch.manual_seed(2)  # what is dropped is drawn, and drawn again alike in the recomputation
         out = model(x)
         out = out if torch.is_tensor(out) else sum(out)
         out.square().mean().backward()
@@ -118,7 +119,7 @@ def test_checkpointing_changes_no_gradient(family: str) -> None:
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         # recomputation repeats the same operations; only the order of sums may differ
-        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-7, msg=name)
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-7, msg=lambda m, n=name: f'{n}: {m}')
 
 
 @pytest.mark.parametrize('family', FAMILIES)
@@ -133,6 +134,7 @@ def test_copies_compute_the_same(family: str) -> None:
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_compile_and_export_agree_with_eager(family: str) -> None:
+    torch._dynamo.reset()  # all families share one `forward`, and its compiled versions are limited
     model = tiny(family)
     x = images(model)
     with torch.no_grad():
@@ -182,7 +184,7 @@ def test_layer_depths_grow_with_depth(family: str) -> None:
     assert depths.keys() == dict(model.named_parameters()).keys()
     head = model.parts.classifier.split()[0]
     assert depths[f'{head}.weight'] == max(depths.values())
-    assert min(depths.values()) == 0
+    assert min(depths.values()) <= 1  # a VGG has no stem
     # consecutive: a decay of d a layer leaves no gaps
     assert set(depths.values()) >= set(range(1, max(depths.values())))
 

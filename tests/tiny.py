@@ -18,6 +18,6 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
         'swin_tiny_patch4_window7_224',
         dict(img_size=64, window_size=4, embed_dim=24, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), num_classes=11),
     ),
-    'vgg': ('vgg11', dict(num_classes=11)),
+    'vgg': ('vgg11', dict(hidden_size=32, num_classes=11)),
     'vision_transformer': ('vit_tiny_patch16_224', VIT),
 }

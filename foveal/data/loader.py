@@ -82,6 +82,8 @@ class Loader:
             pin_memory=device.type == 'cuda',
             persistent_workers=num_workers > 0,
             worker_init_fn=ignore_interrupt,
+            # it would otherwise draw its workers' seeds, which nothing here uses, from the model's random numbers
+            generator=torch.Generator(),
         )
 
     def __len__(self) -> int:

@@ -28,6 +28,7 @@ from foveal.data import (
     resolve_data_config,
     soft_targets,
 )
+from foveal.data.images import check_channels
 from foveal.data.readers import FolderReader
 from foveal.engine import checkpoint, distributed, log
 from foveal.engine.config import TrainConfig, check_train
@@ -212,9 +213,10 @@ def build(
         **model_options,
     )
     asked = {key: getattr(config, key) for key in ('mean', 'std', 'crop_pct', 'crop_mode', 'interpolation')}
-    asked |= {'img_size': config.img_size or model_options.get('img_size'), 'in_chans': config.in_chans}
+    asked |= {'img_size': config.img_size or model_options.get('img_size'), 'in_chans': model_options.get('in_chans')}
     preprocess = resolve_data_config(asked, model=model)
-    channels_last = process.device.type == 'cuda' if config.channels_last is None else config.channels_last
+    check_channels(preprocess.input_size[0])
+    channels_last = process.device.type in ('cpu', 'cuda') if config.channels_last is None else config.channels_last
     model.to(process.device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     if config.grad_checkpointing:
         model.set_grad_checkpointing()

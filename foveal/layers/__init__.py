@@ -5,6 +5,7 @@ from foveal.layers.act import activation as activation
 from foveal.layers.blocks import Blocks as Blocks
 from foveal.layers.blur_pool import BlurPool2d as BlurPool2d
 from foveal.layers.blur_pool import anti_alias as anti_alias
+from foveal.layers.cond_conv import CondConv2d as CondConv2d
 from foveal.layers.conv import Conv2dSame as Conv2dSame
 from foveal.layers.conv import conv2d as conv2d
 from foveal.layers.conv import pad_same as pad_same
@@ -24,12 +25,17 @@ from foveal.layers.head import classify as classify
 from foveal.layers.init import init_conv as init_conv
 from foveal.layers.init import init_transformer as init_transformer
 from foveal.layers.layout import relayout as relayout
+from foveal.layers.mixed_conv import MixedConv2d as MixedConv2d
 from foveal.layers.mlp import GlobalResponseNorm as GlobalResponseNorm
 from foveal.layers.mlp import Mlp as Mlp
+from foveal.layers.multi_query import MultiQueryAttention2d as MultiQueryAttention2d
 from foveal.layers.norm import LayerNorm2d as LayerNorm2d
 from foveal.layers.norm import RmsNorm as RmsNorm
 from foveal.layers.norm import SimpleNorm as SimpleNorm
 from foveal.layers.norm import normalization as normalization
+from foveal.layers.norm_act import NORM_ACTS as NORM_ACTS
+from foveal.layers.norm_act import convert_sync_batchnorm as convert_sync_batchnorm
+from foveal.layers.norm_act import norm_act as norm_act
 from foveal.layers.patch import PatchEmbed as PatchEmbed
 from foveal.layers.patch import resample_patch_embed as resample_patch_embed
 from foveal.layers.pool import Pool as Pool

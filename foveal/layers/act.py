@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveal.errors import near
@@ -64,8 +63,3 @@ def activation(name: str | Callable[..., nn.Module], inplace: bool = False) -> n
     if name not in ACTIVATIONS:
         raise ValueError(f'act_layer {name!r} is unknown{near(name, ACTIVATIONS)}')
     return ACTIVATIONS[name](inplace=True) if inplace and name in INPLACE else ACTIVATIONS[name]()
-
-
-def gate(name: str) -> Callable[[Tensor], Tensor]:
-    """The function that maps to (0, 1) for a gate: 'sigmoid' or 'hard_sigmoid'."""
-    return {'sigmoid': torch.sigmoid, 'hard_sigmoid': F.hardsigmoid}[name]

@@ -33,13 +33,16 @@ class MultiQueryAttention2d(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.query = nn.Sequential(OrderedDict(proj=nn.Conv2d(dim, num_heads * key_dim, 1, bias=False)))
-        for part in ('key', 'value'):
+
+        def project() -> nn.Sequential:
             layers = OrderedDict[str, nn.Module]()
             if kv_stride > 1:
                 layers['down_conv'] = conv2d(dim, dim, dw_kernel_size, kv_stride, 1, dim, False, padding)
                 layers['norm'] = nn.BatchNorm2d(dim)
             layers['proj'] = nn.Conv2d(dim, key_dim, 1, bias=False)
-            self.add_module(part, nn.Sequential(layers))
+            return nn.Sequential(layers)
+
+        self.key, self.value = project(), project()
         self.output = nn.Sequential(OrderedDict(proj=nn.Conv2d(num_heads * key_dim, dim, 1, bias=False)))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveal.errors import near
@@ -183,10 +182,10 @@ class EvoNormS(Affine):
         grouped = x.unflatten(1, (self.groups, -1)).float()
         power = grouped.square() if self.kind == 2 else (grouped - grouped.mean((2, 3, 4), keepdim=True)).square()
         scale = (power.mean((2, 3, 4), keepdim=True) + self.eps).rsqrt().to(x.dtype)
-        if self.kind != 0:
-            y = self.act(x)
-        else:
+        if self.kind == 0:
             y = x if self.v is None else x * torch.sigmoid(x * self.v.view(1, -1, 1, 1))
+        else:
+            y = self.act(x)
         return self.affine((y.unflatten(1, (self.groups, -1)) * scale).flatten(1, 2))
 
 
@@ -213,6 +212,30 @@ class FilterResponseNorm(Affine):
         if hasattr(self, 'act'):
             return self.act(y)
         return y if self.tau is None else torch.maximum(y, self.tau.view(1, -1, 1, 1))
+
+
+class SyncBatchNormAct(nn.SyncBatchNorm):
+    """`BatchNormAct2d` with statistics over all processes; made by `convert_sync_batchnorm`."""
+
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(super().forward(x))
+
+
+def convert_sync_batchnorm(model: nn.Module, process_group: Any = None) -> nn.Module:
+    """Replace every batch norm of a model by one with statistics over all processes, activations kept.
+
+    Args:
+        model: it is changed in place; where it is itself a batch norm, use what comes back.
+        process_group: of the processes; all of them if not given.
+    """
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model, process_group)
+    for module in model.modules():
+        # torch carries the children of a batch norm over, but runs none of them
+        if type(module) is nn.SyncBatchNorm and hasattr(module, 'act'):
+            module.__class__ = SyncBatchNormAct
+    return model
 
 
 NORM_ACTS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveal.errors import near
 from foveal.layers import Blocks, Pool, anti_alias, classifier, conv2d
 from foveal.layers.norm_act import norm_act
 from foveal.models.backbone import Backbone, Config, Level, Parts
@@ -33,7 +32,7 @@ class DenseNetConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.stem_type not in STEMS:
-            raise ValueError(f'stem_type {self.stem_type!r} is unknown{near(self.stem_type, STEMS)}, and ""')
+            raise ValueError(f'stem_type {self.stem_type!r} is unknown; legal are {", ".join(map(repr, STEMS))}')
         if self.drop_path_rate:
             raise ValueError(f'drop_path_rate must be 0, got {self.drop_path_rate}: DenseNet has no path to drop')
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from foveal.layers import Pool, classifier
 from foveal.models.backbone import Parts
-from foveal.models.mbconv import MobileBackbone, MobileConfig, round_channels
+from foveal.models.mbconv import TF, MobileBackbone, MobileConfig, round_channels, swap
 from foveal.registry import register
 
 B0 = (
@@ -59,14 +59,6 @@ def scaled(width: float, depth: Any = 1.0, **options: Any) -> dict[str, Any]:
     return dict(num_features=features) | options | dict(channel_multiplier=width, depth_multiplier=depth)
 
 
-def swap(stages: tuple[str, ...], *pairs: tuple[str, str]) -> tuple[str, ...]:
-    """Stages with pieces of their strings replaced."""
-    for old, new in pairs:
-        stages = tuple(stage.replace(old, new) for stage in stages)
-    return stages
-
-
-TF: dict[str, Any] = dict(pad_type='same', bn_eps=1e-3)
 SIZES = dict(
     b0=(1.0, 1.0), b1=(1.0, 1.1), b2=(1.1, 1.2), b3=(1.2, 1.4), b4=(1.4, 1.8), b5=(1.6, 2.2), b6=(1.8, 2.6),
     b7=(2.0, 3.1), b8=(2.2, 3.6), l2=(4.3, 5.3),

@@ -70,7 +70,8 @@ class HighResolutionModule(nn.Module):
     def __init__(self, widths: list[int], drop_paths: list[float]) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
-            nn.Sequential(*(BasicBlock(width, width, drop_path=DropPath(rate)) for rate in drop_paths)) for width in widths
+            nn.Sequential(*(BasicBlock(width, width, drop_path=DropPath(rate)) for rate in drop_paths))
+            for width in widths
         )
         count = range(len(widths))
         self.fuse_layers = nn.ModuleList(
@@ -119,9 +120,7 @@ class HighResolutionNet(Backbone):
         self.bn2 = nn.BatchNorm2d(stem)
         self.act2 = nn.ReLU(inplace=True)
         wide = cfg.stage1_width * Bottleneck.expansion
-        self.layer1 = Blocks(
-            *(bottleneck(wide if i else stem, cfg.stage1_width, rate) for i, rate in enumerate(first))
-        )
+        self.layer1 = Blocks(*(bottleneck(wide if i else stem, cfg.stage1_width, rate) for i, rate in enumerate(first)))
         path, last = ['conv2 bn2 act2 layer1'], [wide]
         for i, modules in enumerate(cfg.num_modules, 2):
             setattr(self, f'transition{i - 1}', Transition(last, widths[:i]))

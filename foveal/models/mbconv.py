@@ -7,15 +7,15 @@ expansion 6, 24 channels, and squeeze-excite of a quarter.
 kinds: cn convolution, ds depthwise separable (dsa: with a last activation), ir inverted residual (arXiv:1801.04381),
        er its fused form (edge), uir universal inverted bottleneck and mqa mobile attention (arXiv:2404.10518)
 settings: r repeats, k kernel, s stride, e expansion, c channels, se squeeze-excite ratio, n activation, a and p kernels
-       before and after the middle one, cc experts, gs channels in a group, fc channels that the expansion counts from in
-       place of the input's; ds: d1 space to depth first; mqa: h heads, d channels of a head, v stride of keys and
-       values; skip and noskip. Several kernels are joined by dots (mixed convolution).
+       before and after the middle one, cc experts, gs channels in a group, fc channels that the first expansion counts
+       from in place of the input's; ds: d1 space to depth first; mqa: h heads, d channels of a head, v stride of keys
+       and values; skip and noskip. Several kernels are joined by dots (mixed convolution).
 """
 
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -42,7 +42,9 @@ from foveal.layers.multi_query import MultiQueryAttention2d
 from foveal.layers.norm_act import NORM_ACTS, Activation, norm_act
 from foveal.models.backbone import Backbone, Config, Level, dilate
 
+PRUNED = files('foveal') / 'zoo' / 'pruned'
 Kernel = int | tuple[int, ...]
+Channels = tuple[int, int, int]
 KINDS = ('cn', 'ds', 'dsa', 'ir', 'er', 'uir', 'mqa')
 ACTS = {'re': 'relu', 'r6': 'relu6', 'hs': 'hard_swish', 'sw': 'silu', 'mi': 'mish', 'ge': 'gelu'}
 
@@ -53,14 +55,14 @@ class BlockSpec:
 
     kind: str
     repeats: int = 1
-    kernel: Kernel = 3
+    kernel: Any = 3  # a Kernel, as start and end are
     stride: int = 1
     expand: float = 1.0
     channels: int = 0
     se: float = 0.0
     act: str | None = None
-    start: Kernel | None = None
-    end: Kernel | None = None
+    start: Any = None
+    end: Any = None
     experts: int = 0
     group_size: int = 0
     count_from: int = 0
@@ -120,7 +122,23 @@ def parse_block(text: str) -> BlockSpec:
             raise ValueError(
                 f'block_args: {setting!r} in {text!r} is no setting{near(setting, SETTINGS, 99)}'
             ) from None
-    return BlockSpec(kind, **values)
+    spec = BlockSpec(kind, **values)
+    counts = [spec.repeats, spec.stride, spec.channels] + [spec.heads, spec.dim, spec.kv_stride] * (kind == 'mqa')
+    if min(counts) < 1:
+        needs = 'r, s, c, h, d and v' if kind == 'mqa' else 'r, s and c'
+        raise ValueError(f'block_args: {text!r} needs {needs} of at least 1')
+    if (kind in ('uir', 'mqa') or spec.experts) and not all(
+        isinstance(kernel, int | None) for kernel in (spec.kernel, spec.start, spec.end)
+    ):
+        raise ValueError(f'block_args: {text!r} mixes kernels, which cn, ds, ir and er without experts can')
+    return spec
+
+
+def swap(stages: Sequence[str], *pairs: tuple[str, str]) -> tuple[str, ...]:
+    """Stages with pieces of their strings replaced, as (old, new)."""
+    for old, new in pairs:
+        stages = [stage.replace(old, new) for stage in stages]
+    return tuple(stages)
 
 
 def round_channels(channels: float, divisor: int = 8, limit: float = 0.9) -> int:
@@ -147,6 +165,9 @@ def scale_depth(repeats: Sequence[int], multiplier: float, rounding: str = 'ceil
     return scaled[::-1]
 
 
+TF: dict[str, Any] = dict(pad_type='same', bn_eps=1e-3)  # how TensorFlow's weights were trained
+
+
 @dataclass(frozen=True, kw_only=True)
 class Style:
     """What all blocks of a network have in common."""
@@ -166,7 +187,7 @@ class Style:
     layer_scale_init_value: float | None = None  # of uir and mqa blocks; None: no layer scale
 
     def __post_init__(self) -> None:
-        choices = dict(
+        choices: dict[str, Collection[str]] = dict(
             act_layer=ACTIVATIONS,
             norm_layer=NORM_ACTS,
             pad_type=('', 'same'),
@@ -182,7 +203,7 @@ class Style:
     @property
     def norm_options(self) -> dict[str, Any]:
         """Arguments of the norms, as `norm_act` takes them."""
-        momentum = self.bn_momentum if 'batchnorm' in self.norm_layer else None
+        momentum = self.bn_momentum if str(self.norm_layer).startswith('batchnorm') else None
         return dict(eps=self.bn_eps, momentum=momentum, group_size=self.norm_group_size)
 
     def norm(self, dim: int, act_layer: Activation = '') -> nn.Module:
@@ -203,6 +224,8 @@ class Style:
         options = dict(bias=False, padding=self.pad_type)
         if not isinstance(kernel, int):
             return MixedConv2d(in_chs, out_chs, kernel, stride, dilation, depthwise, **options)  # type: ignore[arg-type]
+        if group_size and in_chs % group_size:
+            raise ValueError(f'group_size {group_size} does not divide the {in_chs} channels of a convolution')
         groups = in_chs // group_size if group_size else in_chs if depthwise else 1
         return conv2d(in_chs, out_chs, kernel, stride, dilation, groups, **options)  # type: ignore[arg-type]
 
@@ -553,13 +576,23 @@ class MobileConfig(Config, Style):
         Config.__post_init__(self)
         Style.__post_init__(self)
         for stage in self.block_args:
-            for text in stage.split():
-                parse_block(text)
+            specs = [parse_block(text) for text in stage.split()]
+            if not specs or any(spec.stride > 1 for spec in specs[1:]):
+                raise ValueError(
+                    f'block_args: a stage has blocks, and its first string alone may stride, got {stage!r}'
+                )
         if self.depth_trunc not in ('ceil', 'round'):
             raise ValueError(f"depth_trunc must be 'ceil' or 'round', got {self.depth_trunc!r}")
         depths = self.depth_multiplier
         if isinstance(depths, (tuple, list)) and len(depths) != len(self.block_args):
             raise ValueError(f'depth_multiplier has {len(depths)} numbers for {len(self.block_args)} stages')
+        if self.pruned:
+            lists = {path.name.removesuffix('.txt') for path in PRUNED.iterdir()}
+            if self.pruned not in lists:
+                raise ValueError(f'pruned {self.pruned!r} is unknown{near(self.pruned, lists)}')
+            listed, blocks = len(self.pruned_channels()), sum(map(len, self.stages()))
+            if listed != blocks:
+                raise ValueError(f'pruned {self.pruned!r} lists {listed} blocks; the network has {blocks}')
 
     def width(self, channels: int) -> int:
         """Channels after scaling."""
@@ -592,15 +625,15 @@ class MobileConfig(Config, Style):
         rest = replace(first, stride=1, count_from=0, dim=0 if folds else spec.dim)
         return [first] + [rest] * (count - 1)
 
-    def pruned_channels(self) -> list[tuple[int, int, int]]:
-        """(middle, inside squeeze-excite, output) channels of every block of a pruned network; empty for a whole one."""
+    def pruned_channels(self) -> list[Channels]:
+        """(middle, inside squeeze-excite, output) channels of every block; empty for a network that is not pruned."""
         if not self.pruned:
             return []
-        lines = (files('foveal') / 'zoo' / 'pruned' / f'{self.pruned}.txt').read_text().splitlines()
+        lines = (PRUNED / f'{self.pruned}.txt').read_text().splitlines()
         return [tuple(map(int, line.split())) for line in lines if line[0] != '#']  # type: ignore[misc]
 
     def block(
-        self, spec: BlockSpec, in_chs: int, plan: tuple[int, int], rate: float, channels: Any = None
+        self, spec: BlockSpec, in_chs: int, plan: tuple[int, int], rate: float, channels: Channels | None = None
     ) -> nn.Module:
         """One block.
 
@@ -620,12 +653,8 @@ class MobileConfig(Config, Style):
         options: dict[str, Any] = dict(drop_path_rate=rate, style=self)
         if kind == 'mqa':
             return MobileAttention(in_chs, spec.heads, spec.dim, spec.kv_stride, spec.kernel, **options)
-        options |= dict(
-            stride=stride,
-            dilation=dilation,
-            act_layer=act,
-            skip=(kind not in ('cn', 'dsa')) if spec.skip is None else spec.skip,
-        )
+        skip = kind not in ('cn', 'dsa') if spec.skip is None else spec.skip
+        options |= dict(stride=stride, dilation=dilation, skip=skip, act_layer=act)
         if kind == 'cn':
             return ConvBnAct(in_chs, out, spec.kernel, group_size=spec.group_size, **options)
         options |= dict(se_channels=se)
@@ -667,11 +696,7 @@ class MobileBackbone(Backbone):
             path, reduction = f'{path} blocks.{i}'.strip(), plan.reduction
             units = Blocks()
             for j, spec in enumerate(stage):
-                step = (
-                    (min(spec.stride, plan.stride), plan.dilation)
-                    if j
-                    else (min(spec.stride, plan.stride), plan.dilation_in)
-                )
+                step = min(spec.stride, plan.stride), plan.dilation if j else plan.dilation_in
                 channels = next(pruned, None)
                 units.append(cfg.block(spec, chs, step, rates[i][j], channels))
                 chs = channels[2] if channels else spec.channels or chs

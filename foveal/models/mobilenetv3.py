@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from foveal.layers import Pool, activation, classifier, conv2d
 from foveal.models.backbone import Parts
-from foveal.models.mbconv import MobileBackbone, MobileConfig
+from foveal.models.mbconv import TF, MobileBackbone, MobileConfig, swap
 from foveal.registry import register
 
 LARGE = (
@@ -82,19 +82,11 @@ class MobileNetV3(MobileBackbone):
         self.global_pool, self.flatten = pool, nn.Flatten(1) if pool_type else nn.Identity()
 
 
-def swap(stages: tuple[str, ...], *pairs: tuple[str, str]) -> tuple[str, ...]:
-    """Stages with pieces of their strings replaced."""
-    for old, new in pairs:
-        stages = tuple(stage.replace(old, new) for stage in stages)
-    return stages
-
-
 def v3(stages: tuple[str, ...], width: float = 1.0, features: int = 1280, **options: Any) -> dict[str, Any]:
     fix = width < 0.75
     return dict(block_args=stages, channel_multiplier=width, num_features=features, fix_stem=fix) | options
 
 
-TF: dict[str, Any] = dict(pad_type='same', bn_eps=1e-3)
 MINIMAL: dict[str, Any] = dict(act_layer='relu')
 PLAIN = (('_se0.25', ''), ('k5', 'k3'))
 
@@ -158,16 +150,16 @@ V4_SMALL = (
 
 def uir(channels: int, *blocks: str) -> str:
     """A stage of universal inverted bottlenecks of one width, each written as its kernels before and in the middle,
-    the expansion, and how often it comes: '35 4 x2'. A word with a dash stands for itself."""
+    the expansion, and how often it comes: '35 4 x2'. What starts with mqa is a block string that lacks its channels."""
     strings = []
     for block in blocks:
         if block.startswith('mqa'):
             strings.append(f'{block}_c{channels}')
             continue
-        (start, middle), expand, *times = block.split()
+        kernels, expand, *times = block.split()
         repeats = times[0].removeprefix('x') if times else '1'
         stride = 1 if strings else 2
-        strings.append(f'uir_r{repeats}_a{start}_k{middle}_s{stride}_e{expand}_c{channels}')
+        strings.append(f'uir_r{repeats}_a{kernels[0]}_k{kernels[1]}_s{stride}_e{expand}_c{channels}')
     return ' '.join(strings)
 
 

@@ -7,15 +7,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from foveal.errors import near
-from foveal.layers import Blocks, ConvNormAct, DropPath, PoolHead, activation, conv2d, drop_path_rates
+from foveal.layers import Blocks, ConvNormAct, DropPath, PoolHead, SqueezeExcite, activation, conv2d, drop_path_rates
 from foveal.layers.blur_pool import AvgPool2dSame, average
-from foveal.layers.gate import SqueezeExcite
 from foveal.layers.norm_act import norm_act
 from foveal.models.backbone import Backbone, Config, Level, Parts, Plan, dilate
 from foveal.registry import register
 
-DOWNSAMPLES = ('conv1x1', 'avg')
+DOWNSAMPLES = ('conv1x1', 'avg', None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +41,19 @@ class RegNetConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.downsample is not None and self.downsample not in DOWNSAMPLES:
-            raise ValueError(f'downsample {self.downsample!r} is unknown{near(self.downsample, DOWNSAMPLES)}, and None')
+        if self.downsample not in DOWNSAMPLES:
+            legal = ', '.join(map(repr, DOWNSAMPLES))
+            raise ValueError(f'downsample {self.downsample!r} is unknown; legal are {legal}')
+        for name, least in (
+            ('depth', 4),
+            ('w0', 8),
+            ('wa', 0),
+            ('wm', 1.01),
+            ('group_size', 1),
+            ('bottle_ratio', 0.01),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f'{name} must be at least {least}, got {getattr(self, name)!r}')
         if len(self.stages()) != 4:
             raise ValueError(
                 f'depth={self.depth}, w0={self.w0}, wa={self.wa}, wm={self.wm} make {len(self.stages())} stages, not 4'
@@ -201,7 +210,7 @@ class RegNet(Backbone):
         if self.cfg.zero_init_last:
             for block in self.modules():
                 if isinstance(block, Bottleneck) and block.downsample is not None:
-                    nn.init.zeros_(block.conv3.bn.weight)  # type: ignore[arg-type]
+                    nn.init.zeros_(block.get_parameter('conv3.bn.weight'))
 
 
 def design(depth: int, w0: int, wa: float, wm: float, group_size: int, **options: Any) -> dict[str, Any]:
