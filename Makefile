@@ -4,7 +4,7 @@ RUN := $(VENV)/bin/python
 .PHONY: demo test lint parity bench
 
 demo: $(VENV)/.installed  ## train, measure and ask a model about handwritten digits; look in ./demo
-	$(RUN) -m foveal.demo
+	$(RUN) examples/digits.py
 
 test: $(VENV)/.installed
 	$(RUN) -m pytest -n 2

@@ -1,7 +1,7 @@
 """Time to create a large model and to run five models forward: `python -m benchmarks.models`.
 
-With `--peer PYTHON` (or PEER_PYTHON set), the interpreter of an environment that holds timm, both libraries are timed in
-one run: each in a process of its own, in turns, one idle while the other works, and the ratio of the medians is given.
+With `--peer PYTHON` (or PEER_PYTHON set), the interpreter of an environment that holds timm, both libraries are timed
+in one run: each in a process of its own, in turns, and the ratio of the medians is given.
 """
 
 import argparse
@@ -50,7 +50,8 @@ class Side:
 
     def seconds(self, job: str) -> float:
         """Seconds of one job."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin
+        assert self.process.stdout
         self.process.stdin.write(f'{job}\n')
         self.process.stdin.flush()
         return float(self.process.stdout.readline())

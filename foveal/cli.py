@@ -137,7 +137,7 @@ def check_file(name: str, path: str) -> None:
         raise FileNotFoundError(f'config file {path} does not exist')
     try:
         content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f'{path} is not YAML: {error}') from error
     if not isinstance(content, dict):
         raise ValueError(f'{path} must hold lines of option: value')

@@ -119,7 +119,9 @@ def test_checkpointing_changes_no_gradient(family: str) -> None:
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         # recomputation repeats the same operations; only the order of sums may differ
-        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-7, msg=lambda m, n=name: f'{n}: {m}')
+        torch.testing.assert_close(
+            gradients[1][name], gradient, rtol=1e-5, atol=1e-7, msg=lambda m, n=name: f'{n}: {m}'
+        )
 
 
 @pytest.mark.parametrize('family', FAMILIES)

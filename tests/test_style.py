@@ -20,7 +20,9 @@ BUILDING = {'build', 'init_weights', 'no_weight_decay'}
 # verb -> families that override it, each with its reason
 ALLOWED = {
     ('swin_transformer', 'set_input_size'),  # windows follow the size of the image
-    ('swin_transformer', 'layer_depths'),  # the published recipe counts a downsampling with the stage before it
+    ('mobilenetv3', 'pool'),  # a convolution follows the pooling, and takes a map of one position
+    ('mobilenetv3', 'reset_pool'),  # ... whose channels the pooling must not double
+    ('mlp_mixer', 'set_input_size'),  # token mixing has a weight for every patch: another size is refused
     ('deit', 'pool'),  # two tokens are classified
 }
 
@@ -34,7 +36,9 @@ def verbs() -> set[str]:
 def test_a_family_overrides_hooks_only(path: Path) -> None:
     """The verbs stand once, in backbone.py: a class of a family that is a model defines none of them."""
     for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.ClassDef) and any(isinstance(n, ast.FunctionDef) and n.name == 'build' for n in node.body):
+        if isinstance(node, ast.ClassDef) and any(
+            isinstance(n, ast.FunctionDef) and n.name == 'build' for n in node.body
+        ):
             defined = {n.name for n in node.body if isinstance(n, ast.FunctionDef)}
             redone = {name for name in defined & verbs() - HOOKS - BUILDING if (path.stem, name) not in ALLOWED}
             assert not redone, f'{path.name}: {node.name} overrides {redone}'
@@ -53,7 +57,9 @@ def test_family_files_stay_readable(path: Path) -> None:
 
 @pytest.mark.parametrize('code', ['import foveal; foveal.list_models()', 'import foveal; foveal.search(params="<1e6")'])
 def test_listing_imports_no_torch(code: str) -> None:
-    check = f'{code}; import sys; assert not {{"torch", "torchvision", "numpy"}} & set(sys.modules), sorted(sys.modules)'
+    check = (
+        f'{code}; import sys; assert not {{"torch", "torchvision", "numpy"}} & set(sys.modules), sorted(sys.modules)'
+    )
     subprocess.run([sys.executable, '-c', check], check=True)
 
 

@@ -177,7 +177,7 @@ class TokenBackbone(Backbone):
         self, x: Tensor, n: int | Collection[int] = 1, reshape: bool = False, return_prefix_tokens: bool = False,
         norm: bool = False,
     ) -> tuple[Any, ...]:  # fmt: skip
-        """Levels as DINO's users ask for them: the last `n`, or those of a list, as tokens or with `reshape` as maps."""
+        """Levels as users of DINO ask: the last `n`, or those of a list, as tokens or with `reshape` as maps."""
         return tuple(
             self.forward_intermediates(
                 x, n if isinstance(n, int) else list(n), norm=norm, output_fmt='NCHW' if reshape else 'NLC',
