@@ -67,6 +67,7 @@ def check_classes(outputs: int, numbering: list[str], classes: list[str], config
 
 
 def print_classes(rows: list[dict[str, object]]) -> None:
+    """Print a table of the classes."""
     from rich.console import Console
     from rich.table import Table
 

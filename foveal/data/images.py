@@ -97,5 +97,6 @@ def array_to_tensor(pixels: np.ndarray, channels: int = 3) -> torch.Tensor:
 
 
 def check_channels(channels: int) -> None:
+    """Refuse what image files cannot give."""
     if channels not in PILLOW_MODES:
         raise ValueError(f'image files give 1 (grey) or 3 (RGB) channels, got channels={channels}')

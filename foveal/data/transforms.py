@@ -182,6 +182,7 @@ class TrainTransform:
 
 
 def as_tensor(image: Image.Image | torch.Tensor, channels: int) -> torch.Tensor:
+    """An image as a uint8 tensor (channels, height, width)."""
     return image if isinstance(image, torch.Tensor) else pillow_to_tensor(image, channels)
 
 

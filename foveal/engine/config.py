@@ -245,5 +245,6 @@ def check_train(config: TrainConfig) -> None:
 
 
 def check_precision(precision: str) -> None:
+    """Refuse an unknown precision."""
     if precision not in ('fp32', 'bf16'):
         raise ValueError(f'precision must be fp32 or bf16, got {precision!r}')

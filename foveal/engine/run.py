@@ -123,4 +123,5 @@ class Run:
 
 
 def shorten(names: list[str]) -> str:
+    """The first names of a list, for a message."""
     return ', '.join(names[:5]) + (' ...' if len(names) > 5 else '')

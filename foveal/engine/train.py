@@ -299,6 +299,7 @@ def find_resumed(config: TrainConfig) -> tuple[TrainConfig, checkpoint.Checkpoin
 
 
 def default_output(config: TrainConfig) -> str:
+    """Where a run goes that names no folder."""
     return f'runs/{config.model}-{Path(config.data).name}'
 
 
@@ -319,6 +320,7 @@ def prepare_output(output: Path, resumed: bool) -> None:
 
 
 def save_within_epoch(run: Run, output: Path, process: distributed.Process) -> None:
+    """Write a checkpoint before the epoch ends."""
     run.losses = list(distributed.total(torch.stack(run.losses)) / process.world_size)
     if process.is_main:
         run.save(output / 'last.safetensors')

@@ -125,6 +125,7 @@ class ConvNeXt(Backbone):
 
 
 def size(width: int, *depths: int, **options: Any) -> dict[str, Any]:
+    """A variant whose width doubles from stage to stage."""
     return dict(dims=tuple(width * 2**i for i in range(4)), depths=depths, **options)
 
 

@@ -137,6 +137,7 @@ class DenseNet(Backbone):
 
 
 def paths(names: Any) -> str:
+    """The paths of children of `features`."""
     return ' '.join(f'features.{name}' for name in names)
 
 

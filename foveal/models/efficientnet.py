@@ -139,6 +139,7 @@ MIX_M = (
 
 
 def mixnet(stages: tuple[str, ...], width: float = 1.0, depth: float = 1.0, **options: Any) -> dict[str, Any]:
+    """MixNet (arXiv:1907.09595) of some width and depth."""
     stem = dict(stem_size=16 if stages is MIX_S else 24, num_features=1536)
     return scaled(width, depth, block_args=stages, act_layer='relu', depth_trunc='round', **stem, **options)
 
@@ -174,6 +175,7 @@ RELU: dict[str, Any] = dict(act_layer='relu')
 
 
 def mnasnet(stages: tuple[str, ...], width: float = 1.0, **options: Any) -> dict[str, Any]:
+    """MNASNet (arXiv:1807.11626) of some width."""
     return dict(block_args=stages, channel_multiplier=width, **RELU, **options)
 
 
@@ -196,6 +198,7 @@ MOBILE_V2 = (
 
 
 def mobilenetv2(width: float, depth: float = 1.0, **options: Any) -> dict[str, Any]:
+    """MobileNet V2 (arXiv:1801.04381) of some width and depth."""
     options = dict(num_features=max(1280, round_channels(1280 * width))) | options
     return scaled(width, depth, block_args=MOBILE_V2, act_layer='relu6', **options)
 
@@ -248,6 +251,7 @@ SPNAS = (
 
 
 def tinynet(width: float, depth: float) -> dict[str, Any]:
+    """TinyNet (arXiv:2010.14819) of some width and depth."""
     return scaled(
         width, depth, depth_trunc='round', fix_stem=True, num_features=max(1280, round_channels(1280 * width))
     )

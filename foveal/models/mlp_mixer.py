@@ -172,6 +172,7 @@ class MlpMixer(Backbone):
 
 
 def size(num_blocks: int, embed_dim: int, patch_size: int = 16, **options: Any) -> dict[str, Any]:
+    """A variant of some depth and width."""
     return dict(num_blocks=num_blocks, embed_dim=embed_dim, patch_size=patch_size, **options)
 
 

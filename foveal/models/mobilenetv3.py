@@ -83,6 +83,7 @@ class MobileNetV3(MobileBackbone):
 
 
 def v3(stages: tuple[str, ...], width: float = 1.0, features: int = 1280, **options: Any) -> dict[str, Any]:
+    """MobileNet V3 of some width."""
     fix = width < 0.75
     return dict(block_args=stages, channel_multiplier=width, num_features=features, fix_stem=fix) | options
 
@@ -120,6 +121,7 @@ FB_G = (
 
 
 def fbnetv3(stages: tuple[str, ...], stem: int) -> dict[str, Any]:
+    """FBNet V3 of some stages."""
     options = dict(num_features=1984, head_bias=False, se_from_exp=False, se_act_layer=None, round_limit=0.95)
     return dict(block_args=stages, stem_size=stem, **options)
 
@@ -135,6 +137,7 @@ LC = (
 
 
 def lcnet(width: float) -> dict[str, Any]:
+    """PP-LCNet of some width."""
     return dict(block_args=LC, channel_multiplier=width, se_divisor=1)
 
 
@@ -205,6 +208,7 @@ V4_HYBRID_LARGE = (
 
 
 def v4(stages: tuple[str, ...], width: float = 1.0, stem: int = 32, **options: Any) -> dict[str, Any]:
+    """MobileNet V4 hybrid of some stages."""
     head = dict(head_bias=False, head_norm=True, stem_size=stem, fix_stem=width < 1.0)
     return dict(block_args=stages, channel_multiplier=width, act_layer='relu') | head | options
 

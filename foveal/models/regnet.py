@@ -214,6 +214,7 @@ class RegNet(Backbone):
 
 
 def design(depth: int, w0: int, wa: float, wm: float, group_size: int, **options: Any) -> dict[str, Any]:
+    """The parameters of a published design."""
     return dict(depth=depth, w0=w0, wa=wa, wm=wm, group_size=group_size, **options)
 
 

@@ -357,6 +357,7 @@ blur: dict[str, Any] = dict(aa_layer='blur')
 
 
 def groups(cardinality: int, base_width: int) -> dict[str, int]:
+    """ResNeXt: the groups of the middle convolution and their width."""
     return dict(cardinality=cardinality, base_width=base_width)
 
 
@@ -375,6 +376,7 @@ DEPTHS = {
 
 
 def depth(layers: int, **options: Any) -> dict[str, Any]:
+    """The blocks of a network of so many layers."""
     return dict(layers=DEPTHS[layers], **options)
 
 

@@ -314,6 +314,7 @@ class SwinTransformer(Backbone):
 
 
 def size(embed_dim: int, heads: int, *depths: int, window: Any = 7, **options: Any) -> dict[str, Any]:
+    """A variant of some width, heads and depths; heads double from stage to stage."""
     heads_of = tuple(heads * 2**i for i in range(4))
     return dict(embed_dim=embed_dim, num_heads=heads_of, depths=depths, window_size=window, **options)
 

@@ -338,6 +338,7 @@ def vits(names: str, **options: Any) -> dict[str, dict[str, Any]]:
 
 
 def aimv2(width: int, heads: int, ratio: float) -> dict[str, dict[str, Any]]:
+    """The AIMv2 encoders (arXiv:2411.14402) of one width, for their three image sizes."""
     size = {1024: 'large', 1536: 'huge', 2048: '1b', 3072: '3b'}[width]
     options: dict[str, Any] = dict(
         embed_dim=width, depth=24, num_heads=heads, mlp_ratio=ratio, patch_size=14, class_token=False
