@@ -35,21 +35,15 @@ def main() -> int:
     """Runs the demo in ./demo; returns the exit status."""
     root = Path('demo')
     shutil.rmtree(root, ignore_errors=True)
-    print(f'{write_digits(root / "digits")} digits written to {root}/digits')
+    data = root / 'digits'
+    print(f'{write_digits(data)} digits written to {data}')
     run, sheet, scores = root / 'run', root / 'sheet.png', root / 'scores.json'
-    samples = [str(sorted((root / 'digits' / 'val' / str(digit)).iterdir())[-1]) for digit in range(10)]
+    last = run / 'last.safetensors'
+    samples = [str(sorted((data / 'val' / str(digit)).iterdir())[-1]) for digit in range(10)]
     commands = (
-        ['train', '--config', str(RECIPE), '--data', str(root / 'digits'), '--output', str(run)],
-        [
-            'validate',
-            str(run / 'last.safetensors'),
-            '--data',
-            str(root / 'digits'),
-            '--per-class',
-            '--output',
-            str(scores),
-        ],
-        ['predict', str(run / 'last.safetensors'), *samples, '--topk', '3', '--sheet', str(sheet)],
+        ['train', '--config', str(RECIPE), '--data', str(data), '--output', str(run)],
+        ['validate', str(last), '--data', str(data), '--per-class', '--output', str(scores)],
+        ['predict', str(last), *samples, '--topk', '3', '--sheet', str(sheet)],
     )
     for command in commands:
         print(f'\n$ foveal {" ".join(command)}', flush=True)

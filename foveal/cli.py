@@ -65,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parsed = parser.parse_args([name, *spelled_out(name, arguments[1:])])
         values = parsed[name]
         command = COMMANDS[name]
-        config = command.config(**{field.name: values[field.name] for field in fields(command.config)})
+        # an absent positional is None; every field that may be None is None by default
+        given = {field.name: values[field.name] for field in fields(command.config)}
+        config = command.config(**{key: value for key, value in given.items() if value is not None})
         return importlib.import_module(f'foveal.commands.{name}').run(config)
     except (ArgumentError, ValueError, OSError, ArithmeticError) as error:
         if os.environ.get('FOVEAL_TRACEBACK'):
@@ -93,8 +95,6 @@ def build_parser() -> ArgumentParser:
             field = next(field for field in fields(command.config) if field.name == positional)
             options: dict[str, Any] = {'nargs': count} if count else {}
             item = str if count == '+' else field.type
-            if count == '?':
-                options['default'] = field.default
             sub.add_argument(positional, type=item, help=about, **options)
         sub.add_class_arguments(command.config, None, skip=set(command.positionals))
         commands.add_subcommand(name, sub, help=command.summary)

@@ -191,12 +191,19 @@ def test_layer_depths_grow_with_depth(family: str) -> None:
     assert set(depths.values()) >= set(range(1, max(depths.values())))
 
 
-@pytest.mark.parametrize('family', FAMILIES)
-def test_built_on_meta_then_loaded(family: str) -> None:
-    name, settings = TINY[family]
+@pytest.mark.parametrize('name', [*(name for name, _ in TINY.values()), 'resnetblur18'])
+def test_built_on_meta_then_loaded(name: str) -> None:
+    settings = {name: settings for name, settings in TINY.values()}.get(name, {})
+    whole = foveal.create_model(name, **settings).eval()
     with torch.device('meta'):
-        model = foveal.create_model(name, **settings)
-    assert all(p.is_meta for p in model.parameters())
+        model = foveal.create_model(name, **settings).eval()
+    assert all(tensor.is_meta for tensor in model.state_dict().values())
+    model = model.to_empty(device='cpu')
+    model.reset_buffers()
+    model.load_state_dict(whole.state_dict())
+    x = images(whole)
+    with torch.inference_mode():
+        assert torch.equal(model(x), whole(x))
 
 
 @pytest.mark.parametrize('family', FAMILIES)

@@ -29,10 +29,10 @@ class BlurPool2d(nn.Module):
         self.filt_size, self.stride, self.pad_mode = filt_size, stride, pad_mode
         self.padding = (stride + filt_size - 2) // 2
         self.register_buffer('kernel', torch.empty(1, 1, filt_size, filt_size), persistent=False)
-        self.reset_parameters()
+        self.reset_buffers()
 
-    def reset_parameters(self) -> None:
-        """Fill the filter in again, after `to_empty`."""
+    def reset_buffers(self) -> None:
+        """Fill the filter in, which no checkpoint holds."""
         row = torch.tensor([math.comb(self.filt_size - 1, i) for i in range(self.filt_size)], dtype=torch.float64)
         row /= row.sum()
         self.kernel.copy_(torch.outer(row, row))

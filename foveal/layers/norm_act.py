@@ -102,7 +102,7 @@ class Affine(nn.Module):
 
 
 class EvoNormB(Affine):
-    """EvoNorm B0, B1 and B2: batch statistics, bounded below by those of the instance (arXiv:2004.02967, table 9).
+    """EvoNorm B0, B1 and B2: batch statistics, bounded below by those of the instance (arXiv:2004.02967).
 
     Args:
         dim: channels.
@@ -147,7 +147,7 @@ class EvoNormB(Affine):
 
 
 class EvoNormS(Affine):
-    """EvoNorm S0, S1 and S2: statistics of groups of channels of one sample (arXiv:2004.02967, eq. 4 and table 9).
+    """EvoNorm S0, S1 and S2: statistics of groups of channels of one sample (arXiv:2004.02967).
 
     Args:
         dim: channels.
@@ -190,7 +190,7 @@ class EvoNormS(Affine):
 
 
 class FilterResponseNorm(Affine):
-    """Divide every channel of a sample by its root mean square (arXiv:1911.09737, eq. 1 to 3).
+    """Divide every channel of a sample by its root mean square (arXiv:1911.09737).
 
     Args:
         dim: channels.

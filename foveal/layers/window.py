@@ -29,8 +29,18 @@ def window_reverse(windows: Tensor, window_size: Pair, size: Pair) -> Tensor:
 
 def pad_to_windows(x: Tensor, window_size: Pair) -> Tensor:
     """Pad a map (batch, height, width, channels) with zeros below and to the right, to whole windows."""
-    down, right = -x.shape[1] % window_size[0], -x.shape[2] % window_size[1]
-    return F.pad(x, (0, 0, 0, right, 0, down)) if down or right else x
+    size = x.shape[1], x.shape[2]
+    height, width = whole_windows(size, window_size)
+    if (height, width) == size:
+        return x
+    return F.pad(x, (0, 0, 0, width - size[1], 0, height - size[0]))
+
+
+def whole_windows(size: Pair, window_size: Pair) -> Pair:
+    """(height, width) of a map of `size` that is padded to whole windows."""
+    # as a product of the window, which torch.compile simplifies where a remainder would cost it minutes
+    (height, width), (high, wide) = size, window_size
+    return (height + high - 1) // high * high, (width + wide - 1) // wide * wide
 
 
 def shift_mask(size: Pair, window_size: Pair, shift: Pair, device: torch.device | None = None) -> Tensor:
@@ -45,7 +55,7 @@ def shift_mask(size: Pair, window_size: Pair, shift: Pair, device: torch.device 
     Returns:
         (windows, high * wide, high * wide) of 0 and -inf (figure 4 of the paper).
     """
-    ends = [side + -side % window for side, window in zip(size, window_size, strict=True)]
+    ends = whole_windows(size, window_size)
     rows, columns = (torch.arange(end, device=device) >= end - by for end, by in zip(ends, shift, strict=True))
     part = window_partition((2 * rows[:, None] + columns.long())[None, :, :, None], window_size).squeeze(-1)
     apart = part[:, :, None] != part[:, None, :]

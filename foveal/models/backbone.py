@@ -196,8 +196,16 @@ class Backbone(nn.Module):
 
     def init_weights(self) -> None:
         """Draw new weights for all layers."""
+        self.reset_buffers()
         for module in self.modules():
             self.initialize(module)
+
+    def reset_buffers(self) -> None:
+        """Compute what checkpoints do not hold: call it after `to_empty`, before weights are loaded."""
+        for module in self.modules():
+            reset = getattr(module, 'reset_buffers', None)
+            if module is not self and callable(reset):
+                reset()
 
     # The five hooks.
 

@@ -116,6 +116,10 @@ class WindowAttention(nn.Module):
             self.relative_position_bias_table = nn.Parameter(resized, requires_grad=table.requires_grad)
         self.relative_position_index = relative_position_index(self.window_size, table.device)
 
+    def reset_buffers(self) -> None:
+        """Compute the index, which no checkpoint holds."""
+        self.set_window_size(self.window_size)
+
     def bias(self) -> Tensor:
         """What is added to the scores: (1, num_heads, high * wide, high * wide)."""
         index = self.relative_position_index
@@ -182,6 +186,10 @@ class SwinTransformerBlock(nn.Module):
         mask = shift_mask(size, self.attn.window_size, shift, device) if any(shift) else None
         self.register_buffer('attn_mask', mask, persistent=False)
 
+    def reset_buffers(self) -> None:
+        """Compute the mask, which no checkpoint holds."""
+        self.prepare(self.input_resolution, self.attn.proj.weight.device)
+
     def set_input_size(self, size: Grid, window: Grid, always_partition: bool) -> None:
         """Prepare for maps and windows of another size."""
         self.always_partition = always_partition
@@ -237,13 +245,10 @@ class SwinTransformerStage(nn.Module):
 
 
 def init_swin(module: nn.Module) -> None:
-    """As other transformers, and the tables of biases like the linear weights; buffers too, which meta leaves empty."""
+    """As other transformers, and the tables of biases like the linear weights."""
     init_transformer(module)
     if isinstance(module, WindowAttention):
         truncated_normal(module.relative_position_bias_table)
-        module.set_window_size(module.window_size)
-    elif isinstance(module, SwinTransformerBlock):
-        module.prepare(module.input_resolution, module.attn.proj.weight.device)
 
 
 class SwinTransformer(Backbone):
