@@ -10,7 +10,8 @@ import torch
 from foveal.features import Features
 from foveal.models.backbone import Backbone, configure, take_indices
 from foveal.pretrained import PretrainedCfg
-from foveal.registry import find_variant, get_pretrained_cfg
+from foveal.registry import Variant, find_variant, get_pretrained_cfg
+from foveal.weights import load_checkpoint, load_pretrained
 
 
 def create_model(
@@ -57,13 +58,9 @@ def create_model(
     if not features_only and out_indices is not None:
         raise ValueError('out_indices chooses levels of a feature pyramid: it needs features_only=True')
     if not (isinstance(variant.cls, type) and issubclass(variant.cls, Backbone)):
-        if isinstance(variant.cls, type):  # a user's class; a user's function knows what to do with `pretrained`
-            if pretrained:
-                raise ValueError(
-                    f'{model_name} is built by the class {variant.cls.__name__}, which has no weights to load'
-                )
-            return variant.cls(**options)
-        return variant.cls(pretrained=pretrained, **options)
+        if features_only:
+            raise ValueError(f'{model_name} is not a foveal Backbone, so it has no levels for features_only=True')
+        return create_foreign(variant, pretrained, checkpoint_path, options)
     cls = variant.cls
     cfg = configure(cls.Config, None, {**defaults(cls, record), **variant.options, **options})
     if features_only:
@@ -72,14 +69,28 @@ def create_model(
         take_indices(levels, cls.out_indices if out_indices is None else out_indices, 'out_indices')
     model = cls(cfg)
     model.pretrained_cfg = record
-    if pretrained or checkpoint_path is not None:
-        from foveal.weights import load_checkpoint, load_pretrained
-
-        if checkpoint_path is not None:
-            load_checkpoint(model, checkpoint_path)
-        else:
-            load_pretrained(model, cache_dir)
+    if checkpoint_path is not None:
+        load_checkpoint(model, checkpoint_path)
+    elif pretrained:
+        load_pretrained(model, cache_dir)
     return Features(model, out_indices, output_fmt, feature_norm) if features_only else model
+
+
+def create_foreign(
+    variant: Variant, pretrained: bool, checkpoint_path: str | Path | None, options: Mapping[str, Any]
+) -> Any:
+    """A model that a user's own class or function builds; a function is told whether to load weights of its own."""
+    if isinstance(variant.cls, type):
+        if pretrained:
+            raise ValueError(
+                f'{variant.name} is built by the class {variant.cls.__name__}, which has no weights to load'
+            )
+        model = variant.cls(**options)
+    else:
+        model = variant.cls(pretrained=pretrained, **options)
+    if checkpoint_path is not None:
+        load_checkpoint(model, checkpoint_path)
+    return model
 
 
 def resolve_cfg(
