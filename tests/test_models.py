@@ -193,7 +193,7 @@ def test_layer_depths_grow_with_depth(family: str) -> None:
 
 @pytest.mark.parametrize('name', [*(name for name, _ in TINY.values()), 'resnetblur18'])
 def test_built_on_meta_then_loaded(name: str) -> None:
-    settings = {name: settings for name, settings in TINY.values()}.get(name, {})
+    settings = dict(TINY.values()).get(name, {})
     whole = foveal.create_model(name, **settings).eval()
     with torch.device('meta'):
         model = foveal.create_model(name, **settings).eval()
