@@ -187,7 +187,6 @@ class Backbone(nn.Module):
         self.pretrained_cfg = PretrainedCfg(num_classes=cfg.num_classes)
         with SkipInit():
             self.build(cfg)
-        self.feature_info = FeatureInfo(self.feature_info)
         self.init_weights()
 
     def build(self, cfg: Any) -> None:

@@ -19,7 +19,7 @@ from foveal.layers import (
     normalization,
     relayout,
 )
-from foveal.models.backbone import Backbone, Config, Level, Parts, Plan, dilate
+from foveal.models.backbone import Backbone, Config, FeatureInfo, Level, Parts, Plan, dilate
 from foveal.registry import register
 
 STEMS = ('patch', 'overlap', 'overlap_tiered', 'overlap_act')
@@ -103,7 +103,7 @@ class ConvNeXt(Backbone):
         plans, rates = dilate((1, 2, 2, 2), 4, cfg.output_stride), drop_path_rates(cfg.drop_path_rate, cfg.depths)
         self.stem = self.make_stem(cfg)
         self.stages = nn.Sequential(*(ConvNeXtStage(cfg, i, plans[i], rates[i]) for i in range(4)))
-        self.feature_info = [Level(f'stages.{i}', dims[i], plans[i].reduction) for i in range(4)]  # type: ignore[assignment]
+        self.feature_info = FeatureInfo([Level(f'stages.{i}', dims[i], plans[i].reduction) for i in range(4)])
         self.norm_pre = cfg.norm(width) if cfg.head_norm_first else nn.Identity()
         norm = None if cfg.head_norm_first else lambda dim: cfg.norm(dim, 'NHWC')
         self.head = PoolHead(

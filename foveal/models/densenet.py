@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from foveal.layers import Blocks, Pool, anti_alias, classifier, conv2d
 from foveal.layers.norm_act import norm_act
-from foveal.models.backbone import Backbone, Config, Level, Parts
+from foveal.models.backbone import Backbone, Config, FeatureInfo, Level, Parts
 from foveal.registry import register
 
 STEMS = ('', 'deep', 'deep_tiered')
@@ -106,7 +106,7 @@ class DenseNet(Backbone):
                 features[f'transition{i}'] = DenseTransition(cfg, width)
                 path, width = [f'transition{i}'], width // 2
         self.features = nn.Sequential(features)
-        self.feature_info = levels  # type: ignore[assignment]
+        self.feature_info = FeatureInfo(levels)
         self.global_pool = Pool(cfg.global_pool)
         self.num_features, self.head_hidden_size = width, width * self.global_pool.feat_mult
         self.classifier = classifier(self.head_hidden_size, cfg.num_classes)

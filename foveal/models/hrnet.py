@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveal.layers import Blocks, DropPath, Pool, classifier, conv2d, drop_path_rates
-from foveal.models.backbone import Backbone, Collection, Config, Grid, Level, Parts
+from foveal.models.backbone import Backbone, Collection, Config, FeatureInfo, Grid, Level, Parts
 from foveal.models.resnet import BasicBlock, Bottleneck
 from foveal.registry import register
 
@@ -138,7 +138,7 @@ class HighResolutionNet(Backbone):
         self.final_layer = conv_bn(outs[-1], FEATURES, 1, bias=cfg.conv_bias)
         levels = [Level('conv1 bn1 act1', stem, 2), Level(' '.join([*path, 'incre_modules.0']), outs[0], 4)]
         levels += [Level(f'incre_modules.{i}', outs[i], 4 * 2**i) for i in range(1, 4)]
-        self.feature_info = levels  # type: ignore[assignment]
+        self.feature_info = FeatureInfo(levels)
         self.global_pool = Pool(cfg.global_pool)
         self.num_features, self.head_hidden_size = FEATURES, FEATURES * self.global_pool.feat_mult
         self.classifier = classifier(self.head_hidden_size, cfg.num_classes)

@@ -40,7 +40,7 @@ from foveal.layers.gate import GlobalContext
 from foveal.layers.mixed_conv import MixedConv2d
 from foveal.layers.multi_query import MultiQueryAttention2d
 from foveal.layers.norm_act import NORM_ACTS, Activation, norm_act
-from foveal.models.backbone import Backbone, Config, Level, dilate
+from foveal.models.backbone import Backbone, Config, FeatureInfo, Level, dilate
 
 PRUNED = files('foveal') / 'zoo' / 'pruned'
 Kernel = int | tuple[int, ...]
@@ -701,7 +701,7 @@ class MobileBackbone(Backbone):
                 units.append(cfg.block(spec, chs, step, rates[i][j], channels))
                 chs = channels[2] if channels else spec.channels or chs
             self.blocks.append(units)
-        self.feature_info = [*levels, Level(path, chs, reduction)]  # type: ignore[assignment]
+        self.feature_info = FeatureInfo([*levels, Level(path, chs, reduction)])
         return chs
 
     def init_weights(self) -> None:

@@ -14,7 +14,7 @@ from foveal.layers import Blocks, DropPath, Mlp, PatchEmbed, Pool, classifier, d
 from foveal.layers.conv import Size, pair
 from foveal.layers.glu import GatedMlp, GluMlp, SpatialGatingUnit
 from foveal.layers.init import truncated_normal
-from foveal.models.backbone import Backbone, Config, Level, Parts
+from foveal.models.backbone import Backbone, Config, FeatureInfo, Level, Parts
 from foveal.registry import register
 
 MLPS: dict[str, type[nn.Module]] = {'mlp': Mlp, 'glu': GluMlp}
@@ -155,7 +155,7 @@ class MlpMixer(Backbone):
         self.num_features, self.head_hidden_size = dim, dim * self.global_pool.feat_mult
         self.head = classifier(self.head_hidden_size, cfg.num_classes)
         step = max(pair(cfg.patch_size))
-        self.feature_info = [Level(f'blocks.{i}', dim, step) for i in range(cfg.num_blocks)]  # type: ignore[assignment]
+        self.feature_info = FeatureInfo([Level(f'blocks.{i}', dim, step) for i in range(cfg.num_blocks)])
 
     def init_weights(self) -> None:
         super().init_weights()

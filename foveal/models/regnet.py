@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from foveal.layers import Blocks, ConvNormAct, DropPath, PoolHead, SqueezeExcite, activation, conv2d, drop_path_rates
 from foveal.layers.blur_pool import AvgPool2dSame, average
 from foveal.layers.norm_act import norm_act
-from foveal.models.backbone import Backbone, Config, Level, Parts, Plan, dilate
+from foveal.models.backbone import Backbone, Config, FeatureInfo, Level, Parts, Plan, dilate
 from foveal.registry import register
 
 DOWNSAMPLES = ('conv1x1', 'avg', None)
@@ -196,7 +196,7 @@ class RegNet(Backbone):
             setattr(self, f's{i + 1}', RegStage(cfg, width, stage, plans[i], rates[i]))
             levels.append(Level(f's{i + 1}', stage.width, plans[i].reduction))
             width = stage.width
-        self.feature_info = levels  # type: ignore[assignment]
+        self.feature_info = FeatureInfo(levels)
         self.final_conv: nn.Module = nn.Identity()
         if cfg.num_features:
             self.final_conv, width = cfg.conv(width, cfg.num_features), cfg.num_features

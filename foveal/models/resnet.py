@@ -18,7 +18,7 @@ from foveal.layers.blur_pool import AA_LAYERS, AvgPool2dSame, anti_alias, averag
 from foveal.layers.drop import drop_path_rates
 from foveal.layers.gate import GATES, SqueezeExcite, attention_gate
 from foveal.layers.norm import NORMS
-from foveal.models.backbone import Backbone, Config, Level, Parts, dilate
+from foveal.models.backbone import Backbone, Config, FeatureInfo, Level, Parts, dilate
 from foveal.models.pruned import narrow, pruned_names
 from foveal.registry import register
 
@@ -277,7 +277,7 @@ class ResNet(Backbone):
         if cfg.pruned:
             narrow(self, cfg.pruned)
             levels[1:] = [level._replace(channels=self.width(level.path.split()[-1])) for level in levels[1:]]
-        self.feature_info = levels  # type: ignore[assignment]
+        self.feature_info = FeatureInfo(levels)
         self.num_features = levels[-1].channels
         self.global_pool = Pool(cfg.global_pool)
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult

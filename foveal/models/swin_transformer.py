@@ -19,7 +19,7 @@ from foveal.layers.window import (
     window_partition,
     window_reverse,
 )
-from foveal.models.backbone import Backbone, Config, Grid, Level, Parts
+from foveal.models.backbone import Backbone, Config, FeatureInfo, Grid, Level, Parts
 from foveal.registry import register
 
 
@@ -276,7 +276,7 @@ class SwinTransformer(Backbone):
         self.norm = normalization(cfg.norm_layer, width)
         self.head = PoolHead(width, cfg.num_classes, cfg.global_pool, cfg.drop_rate, layout='NHWC')
         self.num_features, self.head_hidden_size = width, self.head.num_features
-        self.feature_info = self.levels(cfg)  # type: ignore[assignment]
+        self.feature_info = FeatureInfo(self.levels(cfg))
 
     @staticmethod
     def levels(cfg: SwinTransformerConfig) -> list[Level]:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveal.layers import Blocks, PoolHead, activation, conv2d, normalization
-from foveal.models.backbone import Backbone, Config, Level, Parts
+from foveal.models.backbone import Backbone, Config, FeatureInfo, Level, Parts
 from foveal.registry import register
 
 WIDTHS = (64, 128, 256, 512, 512)
@@ -80,10 +80,12 @@ class VGG(Backbone):
             layers.append(nn.MaxPool2d(2))
         taps.append(len(layers))
         self.features = Blocks(*layers)
-        self.feature_info = [  # type: ignore[assignment]
-            Level(f'features[{start}:{stop}]', width, 2**i)
-            for i, ((start, stop), width) in enumerate(zip(pairwise(taps), (*WIDTHS, channels), strict=True))
-        ]
+        self.feature_info = FeatureInfo(
+            [
+                Level(f'features[{start}:{stop}]', width, 2**i)
+                for i, ((start, stop), width) in enumerate(zip(pairwise(taps), (*WIDTHS, channels), strict=True))
+            ]
+        )
         self.pre_logits = ConvMlp(channels, cfg.hidden_size, 7, cfg.act_layer, cfg.drop_rate)
         self.head = PoolHead(cfg.hidden_size, cfg.num_classes, cfg.global_pool, cfg.drop_rate)
         self.num_features, self.head_hidden_size = channels, self.head.num_features

@@ -15,6 +15,7 @@ from foveal.layers.act import activation
 from foveal.layers.attention import Attention, DiffAttention, Differential, NormLayer, merge_heads, split_heads
 from foveal.layers.glu import GluMlp
 from foveal.layers.swiglu import SwiGLU
+from foveal.models.backbone import FeatureInfo
 from foveal.models.tokens import TokenBackbone, TokenConfig
 from foveal.registry import register
 
@@ -286,7 +287,7 @@ class VisionTransformer(TokenBackbone):
         self.norm_pre = cfg.norm(cfg.embed_dim) if cfg.pre_norm else nn.Identity()
         (rates,) = drop_path_rates(cfg.drop_path_rate, [cfg.depth])
         self.blocks = Blocks(*(self.make_block(cfg, i, rate) for i, rate in enumerate(rates)))
-        self.feature_info = self.level_info()  # type: ignore[assignment]
+        self.feature_info = FeatureInfo(self.level_info())
         self.norm = cfg.norm(cfg.embed_dim) if cfg.final_norm and not pooled_norm else nn.Identity()
         self.attn_pool = self.make_attn_pool(cfg)
         self.fc_norm = cfg.norm(cfg.embed_dim) if cfg.final_norm and pooled_norm else nn.Identity()
