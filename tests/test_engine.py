@@ -2,6 +2,7 @@
 
 import csv
 import math
+import multiprocessing
 import os
 import pickle
 import signal
@@ -124,6 +125,7 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
         return original(*args)
 
     monkeypatch.setattr(training, 'update', update)
+    handler_before = signal.getsignal(signal.SIGINT)
     stopped = train(config)
     assert (stopped.epoch, stopped.step) == (1, 0)
     resumed = train(replace(config, resume='auto'))
@@ -136,7 +138,35 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
     broken, whole = (checkpoint.load(Path(run.output) / 'last.safetensors') for run in (config, unbroken))
     assert equal(broken.weights, whole.weights)
     assert equal(broken.extra, whole.extra)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler_before  # whatever started the tests had set
+
+
+def test_a_signal_to_the_whole_group_stops_cleanly(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `timeout` and batch systems do; the loader's workers get it too."""
+    original = training.update
+
+    def update(run: Any, *rest: Any) -> torch.Tensor:
+        if (run.epoch, run.step) == (1, 1):
+            for process in [*multiprocessing.active_children(), multiprocessing.current_process()]:
+                os.kill(process.pid, signal.SIGTERM)
+        return original(run, *rest)
+
+    monkeypatch.setattr(training, 'update', update)
+    stopped = train(replace(config, workers=2))
+    assert (stopped.epoch, stopped.step) == (1, 2)
+    assert checkpoint.load(Path(config.output), 'last').header['run']['step'] == 2
+
+
+def test_who_will_not_wait_interrupts_by_a_second_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(training.time, 'monotonic', lambda: clock[0])
+    with training.stop_signals() as event:
+        for clock[0] in (5.0, 5.5):
+            signal.raise_signal(signal.SIGINT)
+        assert event.is_set()
+        clock[0] = 7.0
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_saving_within_an_epoch_changes_nothing(config: TrainConfig, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ class Loader:
             collate_fn=collate,
             pin_memory=device.type == 'cuda',
             persistent_workers=num_workers > 0,
-            worker_init_fn=ignore_interrupt,
+            worker_init_fn=leave_signals_to_main,
             # it would otherwise draw its workers' seeds, which nothing here uses, from the model's random numbers
             generator=torch.Generator(),
         )
@@ -108,10 +108,14 @@ class Loader:
             yield normalize_batch(images, self.preprocess).contiguous(memory_format=layout), targets
 
 
-def ignore_interrupt(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the main one decides what it means."""
+def leave_signals_to_main(worker: int) -> None:
+    """Ctrl-C and a supervisor's SIGTERM reach every process of a group; the main one decides what they mean.
+
+    A second SIGTERM counts: that is how the loader ends a worker that hangs.
+    """
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
 
 
 def collate(samples: Sequence[Sample | BadSample]) -> tuple[torch.Tensor, torch.Tensor, list[BadSample]]:

@@ -337,20 +337,24 @@ def stop_agreed(step: int, stop: threading.Event, process: distributed.Process) 
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """Within the block, the first SIGINT or SIGTERM sets the event; a second one acts as ever."""
+    """Within the block SIGINT and SIGTERM set the event. A later SIGINT, of who will not wait, interrupts at once."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    patience = 0.0
 
     def note(number: int, frame: FrameType | None) -> None:
+        nonlocal patience
         del frame
+        if number == signal.SIGINT and event.is_set() and time.monotonic() > patience:
+            raise KeyboardInterrupt
+        if not event.is_set():
+            # a terminal and torchrun may both pass one Ctrl-C on
+            patience = time.monotonic() + 1
         event.set()
-        signal.signal(number, before[signal.Signals(number)])
 
-    for number in before:
-        signal.signal(number, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield event
     finally:
