@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,13 +41,14 @@ def truncated_normal(tensor: torch.Tensor, std: float = 0.02) -> torch.Tensor:
     chunks = tensor.detach().view(-1).split(CHUNK)
     seeds = torch.randint(2**62, (len(chunks),)).tolist()
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(lambda chunk, seed: chunk.normal_(0.0, std, generator=generator(seed)), chunks, seeds))
+        list(pool.map(partial(draw, std=std), chunks, seeds))
     return tensor
 
 
-def generator(seed: int) -> torch.Generator:
-    """A source of random numbers of its own."""
-    return torch.Generator().manual_seed(seed)
+def draw(chunk: torch.Tensor, seed: int, std: float) -> None:
+    """Fill from N(0, std^2) by a generator of its own; a thread does not inherit the mode that the tensor needs."""
+    with torch.inference_mode(chunk.is_inference()):
+        chunk.normal_(0.0, std, generator=torch.Generator().manual_seed(seed))
 
 
 def init_transformer(module: nn.Module) -> None:

@@ -69,7 +69,8 @@ class ConvNeXtBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = relayout(self.conv_dw(x), 'NCHW', self.layout)
         y = relayout(self.mlp(self.norm(y)), self.layout, 'NCHW')
-        return x + self.drop_path(y if self.gamma is None else y * self.gamma[:, None, None])
+        y = self.drop_path(y)
+        return x + y if self.gamma is None else torch.addcmul(x, y, self.gamma[:, None, None])
 
 
 class ConvNeXtStage(nn.Module):

@@ -277,7 +277,9 @@ class Chain(nn.Module):
         y = x
         for child in self.children():
             y = child(y)
-        return x + y if self.has_skip else y
+        if self.has_skip:
+            y += x  # in place: a map less to allocate
+        return y
 
     def add_gate(self, style: Style, channels: int, stride: int, se_channels: int, act_layer: Activation) -> None:
         """What may follow the middle convolution: anti-aliased stride and squeeze-excite."""

@@ -39,7 +39,8 @@ class ResidualBlock(nn.Module):
         """The branch `x` through gate and drop path, plus the block's input."""
         x = x if self.se is None else self.se(x)
         x = x if self.drop_path is None else self.drop_path(x)
-        return x + (shortcut if self.downsample is None else self.downsample(shortcut))
+        x += shortcut if self.downsample is None else self.downsample(shortcut)  # in place: a map less to allocate
+        return x
 
 
 class BasicBlock(ResidualBlock):
