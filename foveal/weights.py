@@ -102,24 +102,22 @@ def load_pretrained(model: Any, cache_dir: str | Path | None = None) -> None:
     """
     record: PretrainedCfg = model.pretrained_cfg
     weights, source = fetch(record, cache_dir)
-    convs = [record.first_conv] if isinstance(record.first_conv, str) else list(record.first_conv or ())
-    for conv in convs:
+    for conv in listed_modules(record.first_conv):
         name = f'{conv}.weight'
         if name in weights and weights[name].shape[1] != model.in_chans:
             weights[name] = adapt_input_channels(weights[name], model.in_chans)
-    heads = [record.classifier] if isinstance(record.classifier, str) else list(record.classifier or ())
-    offset = record.label_offset or 0
-    names = [name for head in heads for name in (f'{head}.weight', f'{head}.bias') if name in weights]
+    heads = {f'{head}.{leaf}' for head in listed_modules(record.classifier) for leaf in ('weight', 'bias')}
     if model.num_classes != (record.num_classes or 0):
-        weights = {name: tensor for name, tensor in weights.items() if name not in names}
-        weights |= {
-            name: tensor
-            for name, tensor in model.state_dict().items()
-            if name in dict.fromkeys(f'{head}.{leaf}' for head in heads for leaf in ('weight', 'bias'))
-        }
-    elif offset:
-        weights |= {name: weights[name][offset:] for name in names}
+        own = {name: tensor for name, tensor in model.state_dict().items() if name in heads}
+        weights = {name: tensor for name, tensor in weights.items() if name not in heads} | own
+    elif record.label_offset:
+        weights |= {name: weights[name][record.label_offset :] for name in heads & weights.keys()}
     fit(model, weights, source)
+
+
+def listed_modules(paths: str | tuple[str, ...] | None) -> list[str]:
+    """A record's module paths, which it gives as none, one or several."""
+    return [paths] if isinstance(paths, str) else list(paths or ())
 
 
 def fetch(record: PretrainedCfg, cache_dir: str | Path | None) -> tuple[dict[str, Tensor], str]:

@@ -52,7 +52,7 @@ def draw(chunk: torch.Tensor, seed: int, std: float) -> None:
 
 
 def init_transformer(module: nn.Module) -> None:
-    """Linear and convolution weights from a truncated normal of std 0.02, biases zero (arXiv:2010.11929, appendix)."""
+    """Linear and convolution weights from `truncated_normal`, biases zero (arXiv:2010.11929, appendix)."""
     if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
         truncated_normal(module.weight)
         if module.bias is not None:
