@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
-.PHONY: demo test lint parity bench
+.PHONY: demo test lint parity bench fuzz
 
 demo: $(VENV)/.installed  ## train, measure and ask a model about handwritten digits; look in ./demo
 	$(RUN) examples/digits.py
@@ -16,6 +16,9 @@ lint: $(VENV)/.installed
 
 parity: $(VENV)/.installed  ## hold every model against the stored facts
 	$(RUN) -m tests.parity
+
+fuzz: $(VENV)/.installed  ## read 10,000 damaged and hostile weights files
+	$(RUN) -m tests.fuzz
 
 bench: $(VENV)/.installed
 	$(RUN) -m benchmarks

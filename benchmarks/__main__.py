@@ -1,6 +1,7 @@
 """All benchmarks, one after the other: `python -m benchmarks`."""
 
-from benchmarks import imports, models
+from benchmarks import imports, models, weights
 
 imports.main()
 models.main()
+weights.main()

@@ -4,7 +4,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 # glibc gives large blocks back to the kernel when they are freed and has their pages cleared again for the next
 # tensor: an addition over 10 MB then takes 8 to 16 ms instead of 0.3, or does not, by the luck of the process. Both
@@ -19,12 +19,13 @@ class Side:
         python: Interpreter.
         worker: Program; it reads one job a line and answers each with a line.
         arguments: Of the program.
+        environment: Variables set for it.
     """
 
-    def __init__(self, python: str, worker: str, *arguments: str) -> None:
+    def __init__(self, python: str, worker: str, *arguments: str, environment: Mapping[str, str] = ENVIRONMENT) -> None:
         command = [python, '-W', 'ignore', '-c', worker, *arguments]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | dict(environment)
         )
 
     def ask(self, job: str) -> str:

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from foveal import data, engine, layers, models, optim, scheduler
+    from foveal import data, engine, labels, layers, models, optim, scheduler
     from foveal.factory import create_model
     from foveal.pretrained import PretrainedCfg
     from foveal.query import search
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         list_pretrained,
         register_model,
     )
+    from foveal.save import push_to_hub, save_pretrained
 
 __version__ = '0.1.0'
 
@@ -36,19 +37,28 @@ __all__ = [
     'get_pretrained_cfg_value',
     'is_model',
     'is_model_pretrained',
+    'labels',
     'layers',
     'list_models',
     'list_modules',
     'list_pretrained',
     'models',
     'optim',
+    'push_to_hub',
     'register_model',
+    'save_pretrained',
     'scheduler',
     'search',
 ]
 
-_SUBMODULES = {'data', 'engine', 'layers', 'models', 'optim', 'scheduler'}
-_HOMES = {'create_model': 'factory', 'PretrainedCfg': 'pretrained', 'search': 'query'}
+_SUBMODULES = {'data', 'engine', 'labels', 'layers', 'models', 'optim', 'scheduler'}
+_HOMES = {
+    'create_model': 'factory',
+    'PretrainedCfg': 'pretrained',
+    'push_to_hub': 'save',
+    'save_pretrained': 'save',
+    'search': 'query',
+}
 
 
 def __getattr__(name: str) -> Any:

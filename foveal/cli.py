@@ -13,11 +13,24 @@ import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from foveal import __version__
+from foveal.commands.average import AverageConfig
+from foveal.commands.clean import CleanConfig
+from foveal.commands.convert import ConvertConfig
+from foveal.commands.data import BenchConfig, CheckConfig, PackConfig
+from foveal.commands.knn import KnnConfig
+from foveal.commands.model import CardConfig
 from foveal.commands.models import ModelsConfig
-from foveal.engine.config import PredictConfig, TrainConfig, ValidateConfig
+from foveal.commands.schedule import ScheduleConfig
+from foveal.commands.verify import VerifyConfig
+from foveal.engine.config import TrainConfig
+from foveal.engine.judging import PredictConfig, ValidateConfig
 from foveal.errors import near
 
 SOURCE = "a run's folder, a checkpoint of a run, or the name of a model"
+SEVERAL = 'or several: with commas between, wildcards, a .txt file of one a line'
+DATA = 'a folder, file or named set, as --data of `foveal train`'
+OUTPUT = 'folder to write to'
+GROUPS = {'data': 'check a data set, pack it as shards, measure its loading'}
 OWN_FLAGS = ('help', 'config', 'print_config')
 
 
@@ -30,17 +43,45 @@ class Command:
     positionals: dict[str, tuple[str | None, str]]
 
 
-# each runs `run(config)` of foveal/commands/NAME.py
+# each runs `run(config)` of foveal/commands/NAME.py; of two words, the function of the second
 COMMANDS = {
     'train': Command(TrainConfig, 'train a model on labelled images', {}),
-    'validate': Command(ValidateConfig, 'measure a trained model on labelled images', {'source': (None, SOURCE)}),
+    'schedule': Command(ScheduleConfig, 'show the learning rate over a run', {}),
+    'validate': Command(
+        ValidateConfig, 'measure trained models on labelled images', {'source': (None, f'{SOURCE}; {SEVERAL}')}
+    ),
+    'verify': Command(
+        VerifyConfig, 'run a validation again and say what differs', {'result': (None, 'a .json file of results')}
+    ),
+    'knn': Command(KnnConfig, "judge a model's features by neighbours and a linear probe", {'source': (None, SOURCE)}),
     'predict': Command(
         PredictConfig,
         'name what is on pictures',
-        {'source': (None, SOURCE), 'images': ('+', 'image files, and folders that are searched for images')},
+        {'source': (None, SOURCE), 'images': ('+', 'image files, folders, wildcards; or a data set')},
+    ),
+    'data check': Command(CheckConfig, 'find out what is in a data set, and what is wrong', {'data': (None, DATA)}),
+    'data pack': Command(PackConfig, 'write a data set as shards', {'data': (None, DATA), 'output': (None, OUTPUT)}),
+    'data bench': Command(BenchConfig, 'measure what limits the loading of a data set', {'data': (None, DATA)}),
+    'average': Command(
+        AverageConfig,
+        'average the weights of checkpoints',
+        {'inputs': ('+', "checkpoints, weights files, or runs' folders")},
+    ),
+    'clean': Command(
+        CleanConfig,
+        'cut a checkpoint down to its weights',
+        {'source': (None, 'a checkpoint or folder of a run, or a weights file')},
     ),
     'models': Command(
         ModelsConfig, 'list and search the models', {'filter': ('?', "wildcard on the name, such as 'resnet*'")}
+    ),
+    'model': Command(
+        CardConfig, 'show the card of a model', {'name': (None, 'name of a model, with or without a tag')}
+    ),
+    'convert': Command(
+        ConvertConfig,
+        'convert weights to safetensors under our names',
+        {'source': (None, 'file of weights'), 'output': (None, 'file ending in .safetensors, or a folder')},
     ),
 }
 
@@ -57,25 +98,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        name = arguments[0] if arguments and arguments[0] in COMMANDS else None
+        name = command_name(arguments)
         parser = build_parser()
         if name is None:
             parser.parse_args(arguments or ['--help'])
             return 0
-        parsed = parser.parse_args([name, *spelled_out(name, arguments[1:])])
-        values = parsed[name]
+        words = name.split()
+        values = parser.parse_args([*words, *spelled_out(name, arguments[len(words) :])])
+        for word in words:
+            values = values[word]
         command = COMMANDS[name]
         # an absent positional is None; every field that may be None is None by default
         given = {field.name: values[field.name] for field in fields(command.config)}
         config = command.config(**{key: value for key, value in given.items() if value is not None})
-        return importlib.import_module(f'foveal.commands.{name}').run(config)
-    except (ArgumentError, ValueError, OSError, ArithmeticError) as error:
+        module = importlib.import_module(f'foveal.commands.{words[0]}')
+        return getattr(module, words[1] if len(words) > 1 else 'run')(config)
+    except (ArgumentError, ValueError, OSError, ArithmeticError, ModuleNotFoundError) as error:
         if os.environ.get('FOVEAL_TRACEBACK'):
             raise
         print(f'foveal: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def command_name(arguments: Sequence[str]) -> str | None:
+    """The command that arguments begin with, of one word or of two.
+
+    Raises:
+        ValueError: The second word of a command of two is missing or unknown.
+    """
+    if not arguments:
+        return None
+    if (second := ' '.join(arguments[:2])) in COMMANDS:
+        return second
+    seconds = [name.split()[1] for name in COMMANDS if name.startswith(f'{arguments[0]} ')]
+    if seconds and arguments[1:2] not in (['--help'], ['-h']):
+        raise ValueError(f'{second!r} is no command{near(" ".join(arguments[1:2]), seconds)}')
+    return arguments[0] if arguments[0] in COMMANDS else None
 
 
 def build_parser() -> ArgumentParser:
@@ -88,6 +148,7 @@ def build_parser() -> ArgumentParser:
         version=__version__,
     )
     commands = parser.add_subcommands(required=True)
+    groups: dict[str, Any] = {}
     for name, command in COMMANDS.items():
         sub = ArgumentParser(description=command.config.__doc__, allow_abbrev=False, exit_on_error=False)
         sub.add_argument('--config', action='config', help='YAML file of options; flags after it win.')
@@ -97,7 +158,12 @@ def build_parser() -> ArgumentParser:
             item = str if count == '+' else field.type
             sub.add_argument(positional, type=item, help=about, **options)
         sub.add_class_arguments(command.config, None, skip=set(command.positionals))
-        commands.add_subcommand(name, sub, help=command.summary)
+        first, _, second = name.partition(' ')
+        if second and first not in groups:
+            group = ArgumentParser(description=GROUPS[first], allow_abbrev=False, exit_on_error=False)
+            commands.add_subcommand(first, group, help=GROUPS[first])
+            groups[first] = group.add_subcommands(required=True)
+        (groups[first] if second else commands).add_subcommand(second or first, sub, help=command.summary)
     return parser
 
 

@@ -12,6 +12,8 @@ from foveal.models.backbone import Backbone, configure, take_indices
 from foveal.pretrained import PretrainedCfg
 from foveal.registry import Variant, find_variant, get_pretrained_cfg
 from foveal.weights import load_checkpoint, load_pretrained
+from foveal.weights.fit import draw
+from foveal.weights.names import find_config
 
 
 def create_model(
@@ -22,6 +24,7 @@ def create_model(
     pretrained_cfg_overlay: Mapping[str, Any] | None = None,
     checkpoint_path: str | Path | None = None,
     cache_dir: str | Path | None = None,
+    pretrained_strict: bool = True,
     features_only: bool = False,
     out_indices: int | Sequence[int] | None = None,
     feature_norm: bool = False,
@@ -32,12 +35,15 @@ def create_model(
 
     Args:
         model_name: `arch` or `arch.tag`; the tag says which published weights, and with them which input size, which
-            number of classes and which preprocessing.
+            number of classes and which preprocessing. Or `hf-hub:org/repo[@revision]`, or `local-dir:folder`, which
+            hold a config.json and weights.
         pretrained: load the published weights.
         pretrained_cfg: the record of the weights, in place of the published one.
         pretrained_cfg_overlay: fields over those of the record.
         checkpoint_path: load weights from this file (safetensors, or a torch file of plain tensors).
         cache_dir: where downloads are kept.
+        pretrained_strict: weights that are missing or unexpected are an error; otherwise a warning, and what is missing
+            is drawn anew. A wrong shape always is an error.
         features_only: return the feature pyramid instead of the classifier.
         out_indices: its levels: a number for the last so many, or a list (negative from the end).
         feature_norm: normalise its maps where the model's norm fits them.
@@ -52,6 +58,10 @@ def create_model(
         UnknownModelError: no such model; the message names near ones.
         ValueError: an option that the family does not have or a value that it cannot take. Nothing has been built.
     """
+    config = find_config(model_name, cache_dir)
+    if config is not None:
+        model_name, options = config.architecture, {**config.model_args, **options}
+        pretrained_cfg = pretrained_cfg or config.pretrained_cfg
     variant = find_variant(model_name)
     record = resolve_cfg(model_name, pretrained_cfg, pretrained_cfg_overlay)
     options = {name: value for name, value in options.items() if value is not None}
@@ -67,13 +77,16 @@ def create_model(
         with torch.device('meta'):
             levels = len(cls(cfg).feature_info)
         take_indices(levels, cls.out_indices if out_indices is None else out_indices, 'out_indices')
-    model = cls(cfg)
+    loads = pretrained or checkpoint_path is not None
+    model = cls.unfilled(cfg) if loads else cls(cfg)
     model.pretrained_cfg = record
+    whole = set(model.state_dict()) if features_only else set()
+    result = Features(model, out_indices, output_fmt, feature_norm) if features_only else model
     if checkpoint_path is not None:
-        load_checkpoint(model, checkpoint_path)
+        draw(model, load_checkpoint(model, checkpoint_path, pretrained_strict, spare=whole))
     elif pretrained:
-        load_pretrained(model, cache_dir)
-    return Features(model, out_indices, output_fmt, feature_norm) if features_only else model
+        draw(model, load_pretrained(model, cache_dir, pretrained_strict, spare=whole))
+    return result
 
 
 def create_foreign(

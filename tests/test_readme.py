@@ -1,17 +1,19 @@
-"""The examples of the README run as they stand."""
+"""The examples of the README, and of pages whose examples need nothing around them, run as they stand."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parent.parent / 'README.md'
-EXAMPLES = re.findall(r'```python\n(.*?)```', README.read_text(), re.DOTALL)
+ROOT = Path(__file__).parent.parent
+README = ROOT / 'README.md'
+PAGES = (README, ROOT / 'docs' / 'training.md')
+EXAMPLES = [code for page in PAGES for code in re.findall(r'```python\n(.*?)```', page.read_text(), re.DOTALL)]
 
 
 @pytest.mark.parametrize('code', EXAMPLES, ids=lambda code: code.strip().splitlines()[-1][:40])
 def test_example(code: str) -> None:
-    exec(compile(code, 'README.md', 'exec'), {})
+    exec(compile(code, 'example', 'exec'), {})
 
 
 def test_commands_exist() -> None:

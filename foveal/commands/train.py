@@ -8,4 +8,4 @@ def run(config: TrainConfig) -> int:
     from foveal.engine.train import train
 
     finished = train(config)
-    return 0 if finished.epoch >= finished.config.epochs else 130
+    return 0 if config.show_groups or finished.epoch >= finished.total_epochs else 130

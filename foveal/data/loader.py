@@ -1,87 +1,122 @@
-"""Batches for the device, in an order that a seed and two integers decide."""
+"""Batches on the device, in an order that a seed and two integers decide."""
 
+import atexit
 import signal
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+import cv2
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from foveal.data.dataset import BadSample, ImageDataset, Key, Sample
+from foveal.data.bad import BadSamples
+from foveal.data.dataset import ImageDataset
+from foveal.data.fetch import Fetcher, RawBatch, Request
 from foveal.data.images import UnreadableImageError
+from foveal.data.memory import Recycled, Slots, is_forking
 from foveal.data.preprocess import Preprocess
-from foveal.data.transforms import create_transform, normalize_batch
+from foveal.data.random_erasing import RandomErasing
+from foveal.data.sampler import BatchSampler
+from foveal.data.stream import Mark, StreamDataset, StreamSampler
+from foveal.data.transforms import Pipeline, normalize_batch
 
-Batch = tuple[torch.Tensor, torch.Tensor]
+# batches that each worker may be ahead
+PREFETCH = 2
+# those whose workers must be told when the program ends
+LOADERS: 'weakref.WeakSet[Loader]' = weakref.WeakSet()
 
 
-class BatchSampler(Sampler[list[Key]]):
-    """Addresses of one rank's batches.
+@dataclass(frozen=True)
+class Batch:
+    """Images and targets, which it can be unpacked to, and where they come from.
 
-    In training an epoch is one permutation, decided by (seed, epoch) and cut into global batches of
-    `batch_size * world_size`; each rank takes its part of every global batch, so two processes of 8 see what one of
-    16 sees. What does not fill a global batch is dropped. In evaluation the ranks share the samples out, each exactly
-    once.
-
-    `epoch` and `start` (batches of the epoch already done) are the whole state.
+    Attributes:
+        images: Normalised (batch, channels, height, width).
+        targets: Class indices, int64 (batch,), or rows of labels or numbers, float32 (batch, values).
+        addresses: int64 (batch, 3), on the CPU: epoch, index in the data set and repeat of every image. With
+            augmentation splits, the repeat counts them as well.
     """
 
-    def __init__(self, count: int, batch_size: int, is_training: bool, seed: int, rank: int, world_size: int):
-        self.count, self.batch_size, self.is_training, self.seed = count, batch_size, is_training, seed
-        self.rank, self.world_size = rank, world_size
-        self.epoch = self.start = 0
+    images: torch.Tensor
+    targets: torch.Tensor
+    addresses: torch.Tensor
 
-    @property
-    def batches(self) -> int:
-        """Batches of a whole epoch on this rank."""
-        if self.is_training:
-            return self.count // (self.batch_size * self.world_size)
-        return -(-len(range(self.rank, self.count, self.world_size)) // self.batch_size)
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter((self.images, self.targets))
+
+
+class Requests(Sampler[Request]):
+    """A sampler's batches, each with a buffer of its own until it has been taken."""
+
+    def __init__(self, sampler: BatchSampler | StreamSampler, slots: int):
+        self.sampler, self.slots = sampler, slots
 
     def __len__(self) -> int:
-        return self.batches - self.start
+        return len(self.sampler)
 
-    def __iter__(self) -> Iterator[list[Key]]:
-        size, epoch = self.batch_size, self.epoch
-        if self.is_training:
-            # a sequence of its own: (seed, epoch) also keys the samples' generators, by another algorithm
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
-            mine = order[: self.batches * size * self.world_size].reshape(-1, self.world_size, size)[:, self.rank]
-            mine = mine.reshape(-1)
-        else:
-            mine = np.arange(self.rank, self.count, self.world_size)
-        for i in range(self.start, self.batches):
-            yield [Key(epoch, int(index)) for index in mine[i * size : (i + 1) * size]]
+    def __iter__(self) -> Iterator[Request]:
+        for number, plan in enumerate(self.sampler):
+            yield Request(plan, number % self.slots)
 
 
 class Loader:
     """Iterates over normalised batches on a device.
 
-    Attributes:
+    Workers write uint8 images into buffers that this process sees; it normalises them into buffers of its own, or on
+    the device, on a stream beside the model's.
+
+    Args:
         dataset: The samples.
+        transforms: A pipeline for each of a schedule's sizes.
         preprocess: The normalisation.
+        sampler: Decides the batches.
+        num_workers: Processes that decode and augment; 0 does it in this one. They live as long as the loader.
+        device: Where batches are put and normalised.
+        channels_last: Memory format of the batches.
+        img_dtype: float32, bfloat16 or float16.
+        erasing: Random erasing of the normalised images.
+        splits: Augmentation splits; 1 for none.
+        bad: What to do about samples that cannot be read.
     """
 
     def __init__(
         self,
-        dataset: ImageDataset,
+        dataset: ImageDataset | StreamDataset,
+        transforms: list[Pipeline],
         preprocess: Preprocess,
-        sampler: BatchSampler,
+        sampler: BatchSampler | StreamSampler,
         num_workers: int,
         device: torch.device,
         channels_last: bool,
+        img_dtype: torch.dtype = torch.float32,
+        erasing: RandomErasing | None = None,
+        splits: int = 1,
+        bad: BadSamples | None = None,
     ):
         self.dataset, self.preprocess, self.sampler = dataset, preprocess, sampler
-        self.device, self.channels_last = device, channels_last
+        self.device, self.channels_last, self.img_dtype, self.erasing = device, channels_last, img_dtype, erasing
+        self.bad = bad or BadSamples()
+        self.taken = 0
+        LOADERS.add(self)
+        self.recycled = Recycled()
+        # batches that workers are at, one being normalised, and on CUDA one being copied
+        count = PREFETCH * num_workers + 1 + (device.type == 'cuda')
+        self.slots = None
+        if not num_workers or is_forking():
+            self.slots = Slots(count, splits * batch_bytes(transforms, sampler))
+            if device.type == 'cuda':
+                self.slots.pin()
         self.batches: DataLoader[Any] = DataLoader(
-            dataset,
-            batch_sampler=sampler,
+            Fetcher(dataset, transforms, splits, channels_last, self.slots),
+            batch_sampler=Requests(sampler, count),  # type: ignore[arg-type]
             num_workers=num_workers,
-            collate_fn=collate,
-            pin_memory=device.type == 'cuda',
+            collate_fn=as_it_is,  # type: ignore[arg-type]
+            pin_memory=device.type == 'cuda' and self.slots is None,
             persistent_workers=num_workers > 0,
-            worker_init_fn=leave_signals_to_main,
+            prefetch_factor=PREFETCH if num_workers else None,
+            worker_init_fn=begin_worker,
             # it would otherwise draw its workers' seeds, which nothing here uses, from the model's random numbers
             generator=torch.Generator(),
         )
@@ -93,92 +128,151 @@ class Loader:
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """The next iteration gives this epoch's batches from number `start` on."""
         self.sampler.epoch, self.sampler.start = epoch, start
+        self.taken = start
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Yields images, float32 (batch, channels, height, width), and class indices, int64 (batch,).
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader is: after the batches that were taken from it. Plain numbers, for JSON."""
+        sampler = self.sampler
+        state: dict[str, Any] = {
+            'epoch': sampler.epoch,
+            'batch': self.taken,
+            'seed': sampler.seed,
+            'samples': sampler.count,
+            'global_batch': sampler.batch_size * sampler.world_size,
+        }
+        if isinstance(sampler, StreamSampler) and self.taken in sampler.marks:
+            state['mark'] = list(sampler.marks[self.taken])
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The next iteration goes on from there: on any number of workers, and of ranks if the global batch is kept.
 
         Raises:
-            UnreadableImageError: An image that cannot be decoded; the message names its file.
+            ValueError: The state is that of other data, another seed or another global batch.
         """
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        for images, targets, bad in self.batches:
-            if bad:
-                raise UnreadableImageError(bad[0].reason)
-            images, targets = (x.to(self.device, non_blocking=True) for x in (images, targets))
-            yield normalize_batch(images, self.preprocess).contiguous(memory_format=layout), targets
+        own = self.state_dict()
+        for name in ('seed', 'samples', 'global_batch'):
+            if state[name] != own[name]:
+                raise ValueError(f'the loader stopped with {name}={state[name]}, here it is {own[name]}')
+        self.set_epoch(state['epoch'], state['batch'])
+        if isinstance(self.sampler, StreamSampler) and 'mark' in state:
+            self.sampler.mark = Mark(*state['mark'])
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yields the batches of the epoch.
+
+        Raises:
+            UnreadableImageError: An image that cannot be decoded, or too many; the message names a file.
+        """
+        self.taken = self.sampler.start
+        make = self.on_cuda if self.device.type == 'cuda' else self.on_host
+        for batch in make(self.readable()):
+            self.taken += 1
+            yield batch
+        # the next iteration without another word is of the whole epoch
+        self.sampler.start = 0
+
+    def readable(self) -> Iterator[RawBatch]:
+        """The workers' batches that have an image."""
+        for raw in self.batches:
+            self.bad.note(raw.bad)
+            if len(raw.targets):
+                yield raw
+            elif self.sampler.is_training:
+                raise UnreadableImageError(f'none of the {len(raw.bad)} images of a batch can be read')
+
+    def on_host(self, batches: Iterator[RawBatch]) -> Iterator[Batch]:
+        """Batches normalised here, then put on the device."""
+        for raw in batches:
+            images = self.normalize_host(self.pixels(raw)).to(self.device, self.img_dtype)
+            yield self.finished(images, raw)
+
+    def on_cuda(self, batches: Iterator[RawBatch]) -> Iterator[Batch]:
+        """Batches copied and normalised beside the model's work, one ahead of it."""
+        stream = torch.cuda.Stream(self.device)
+        waiting: tuple[Batch, torch.cuda.Event] | None = None
+        for raw in batches:
+            with torch.cuda.stream(stream):
+                images = self.pixels(raw).to(self.device, non_blocking=True)
+                layout = torch.channels_last if self.channels_last else torch.contiguous_format
+                images = normalize_batch(images, self.preprocess).to(self.img_dtype).contiguous(memory_format=layout)
+                batch = self.finished(images, raw)
+            event = stream.record_event()
+            if waiting is not None:
+                yield handed_over(*waiting)
+            waiting = batch, event
+        if waiting is not None:
+            yield handed_over(*waiting)
+
+    def pixels(self, raw: RawBatch) -> torch.Tensor:
+        """A batch's images (batch, channels, height, width), where the worker put them."""
+        if raw.images is not None:
+            images = raw.images
+        else:
+            assert self.slots is not None
+            images = torch.from_numpy(self.slots.view(raw.slot, raw.shape))
+        return images.permute(0, 3, 1, 2) if self.channels_last else images
+
+    def normalize_host(self, images: torch.Tensor) -> torch.Tensor:
+        """`normalize_batch` in place, image by image while it is in the cache, in a buffer that is used again."""
+        if images.dtype != torch.uint8:
+            layout = torch.channels_last if self.channels_last else torch.contiguous_format
+            return normalize_batch(images, self.preprocess).contiguous(memory_format=layout)
+        batch, channels, height, width = images.shape
+        mean, std = (torch.tensor(values).mul_(255) for values in (self.preprocess.mean, self.preprocess.std))
+        if self.channels_last:
+            rows = images.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
+            mean, std = mean.repeat(width), std.repeat(width)
+        else:
+            rows, mean, std = images, mean[:, None, None], std[:, None, None]
+        out = self.recycled.take(tuple(rows.shape))
+        for source, target in zip(rows, out, strict=True):
+            target.copy_(source).sub_(mean).div_(std)
+        return out.view(batch, height, width, channels).permute(0, 3, 1, 2) if self.channels_last else out
+
+    def finished(self, images: torch.Tensor, raw: RawBatch) -> Batch:
+        """A batch with its targets, erased where that is asked for."""
+        if self.erasing is not None:
+            images = self.erasing(images, raw.addresses, self.sampler.seed)
+        return Batch(images, torch.from_numpy(raw.targets).to(self.device), torch.from_numpy(raw.addresses))
 
 
-def leave_signals_to_main(worker: int) -> None:
-    """Ctrl-C and a supervisor's SIGTERM reach every process of a group; the main one decides what they mean.
+def handed_over(batch: Batch, event: torch.cuda.Event) -> Batch:
+    """A batch that the current stream may use; its buffers are free again."""
+    event.synchronize()
+    for tensor in batch:
+        tensor.record_stream(torch.cuda.current_stream(tensor.device))
+    return batch
 
-    A second SIGTERM counts: that is how the loader ends a worker that hangs.
+
+def batch_bytes(transforms: list[Pipeline], sampler: BatchSampler | StreamSampler) -> int:
+    """Bytes of the largest batch of uint8 images."""
+    sizes = sampler.schedule.batch_sizes if sampler.schedule else [sampler.batch_size]
+    areas = [transform.preprocess.input_size for transform in transforms]
+    return max(size * c * h * w for size, (c, h, w) in zip(sizes, areas, strict=True))
+
+
+def as_it_is(batch: RawBatch) -> RawBatch:
+    """Batches come whole from the fetcher."""
+    return batch
+
+
+def begin_worker(worker: int) -> None:
+    """A worker keeps to one core, and leaves signals to the main process.
+
+    Ctrl-C and a supervisor's SIGTERM reach every process of a group; the main one decides what they mean. A second
+    SIGTERM counts: that is how the loader ends a worker that hangs.
     """
     del worker
+    cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
 
 
-def collate(samples: Sequence[Sample | BadSample]) -> tuple[torch.Tensor, torch.Tensor, list[BadSample]]:
-    """Stacks what could be read and lists what could not."""
-    good = [sample for sample in samples if not isinstance(sample, BadSample)]
-    bad = [sample for sample in samples if isinstance(sample, BadSample)]
-    images = torch.stack([image for image, _ in good]) if good else torch.empty(0)
-    return images, torch.tensor([target for _, target in good]), bad
-
-
-def create_loader(
-    dataset: ImageDataset,
-    input_size: int | tuple[int, int] | tuple[int, int, int] = 224,
-    batch_size: int = 32,
-    is_training: bool = False,
-    interpolation: str = 'bilinear',
-    mean: tuple[float, ...] = Preprocess.mean,
-    std: tuple[float, ...] = Preprocess.std,
-    crop_pct: float = 0.875,
-    crop_mode: str = 'center',
-    num_workers: int = 1,
-    seed: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-    device: str | torch.device = 'cpu',
-    channels_last: bool = False,
-    no_aug: bool = False,
-    **augment: Any,
-) -> Loader:
-    """Builds the loader of a data set.
-
-    Args:
-        dataset: Of `create_dataset`; its transform is set here.
-        input_size, interpolation, mean, std, crop_pct, crop_mode: The preprocessing; `**resolve_data_config(...)`.
-        batch_size: Samples a batch and rank.
-        is_training: Shuffle by (seed, epoch), augment, drop what does not fill a batch.
-        num_workers: Processes that decode and augment; 0 does it in this one. Samples do not depend on it.
-        seed: Of the order and the augmentation.
-        rank, world_size: This process among those that share the epoch.
-        device: Where batches are put and normalised.
-        channels_last: Memory format of the batches.
-        no_aug: In training, leave the augmentation out.
-        **augment: Fields of `Augment`, for training.
-
-    Returns:
-        The loader.
-
-    Raises:
-        ValueError: A value outside its range, or a training set smaller than one batch over all ranks.
-    """
-    if batch_size < 1:
-        raise ValueError(f'batch_size must be at least 1, got {batch_size}')
-    if num_workers < 0:
-        raise ValueError(f'num_workers must be at least 0, got {num_workers}')
-    size = (3, input_size, input_size) if isinstance(input_size, int) else input_size
-    size = (3, *size) if len(size) == 2 else size
-    preprocess = Preprocess(size, interpolation, tuple(mean), tuple(std), crop_pct, crop_mode)
-    transform = create_transform(**preprocess, is_training=is_training, no_aug=no_aug, normalize=False, **augment)
-    dataset = dataset.with_transform(transform, seed, size[0])
-    sampler = BatchSampler(len(dataset), batch_size, is_training, seed, rank, world_size)
-    if is_training and not sampler.batches:
-        raise ValueError(
-            f'batch_size={batch_size} on {world_size} process(es) is more than the {len(dataset)} training images; '
-            f'use a batch_size of at most {len(dataset) // world_size}'
-        )
-    return Loader(dataset, preprocess, sampler, num_workers, torch.device(device), channels_last)
+@atexit.register
+def end_workers() -> None:
+    """At the program's end, before multiprocessing sends one SIGTERM, which is not enough, and waits for ever."""
+    for loader in LOADERS:
+        iterator = getattr(loader.batches, '_iterator', None)
+        if iterator is not None and loader.batches.num_workers:
+            iterator._shutdown_workers()

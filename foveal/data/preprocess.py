@@ -69,7 +69,7 @@ def resolve_data_config(
         args: Overrides by field name; None values count as absent. `img_size` (one number or (height, width)) and
             `in_chans` set parts of `input_size`.
         pretrained_cfg: The published preprocessing; the model's own where absent.
-        model: A model with a `pretrained_cfg`.
+        model: A model with a `pretrained_cfg`; its channels and the size it was made for go before published ones.
         use_test_size: Take the larger size and crop that some weights are published to be evaluated at.
 
     Returns:
@@ -79,12 +79,17 @@ def resolve_data_config(
         ValueError: A value outside its range.
     """
     asked = {key: value for key, value in (args or {}).items() if value is not None}
+    # a model that was made for another size or other channels takes no others
+    takes = getattr(model, 'input_shape', None) if pretrained_cfg is None else None
     source = pretrained_cfg if pretrained_cfg is not None else getattr(model, 'pretrained_cfg', None)
     published = {} if source is None else {field.name: source.get(field.name) for field in fields(Preprocess)}
     if source is not None and use_test_size:
         published['input_size'] = source.get('test_input_size') or published['input_size']
         published['crop_pct'] = source.get('test_crop_pct') or published['crop_pct']
     values = {key: value for key, value in published.items() if value is not None}
+    if takes is not None and source is not None:
+        own_size = takes[1:] != tuple(source['input_size'][1:])
+        values['input_size'] = takes if own_size else (takes[0], *values['input_size'][1:])
     values |= {field.name: asked[field.name] for field in fields(Preprocess) if field.name in asked}
 
     channels, *size = values.get('input_size', Preprocess.input_size)

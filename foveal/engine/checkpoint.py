@@ -19,11 +19,13 @@ from foveal.data import Preprocess, resolve_data_config
 from foveal.factory import create_model
 from foveal.files import replacing
 
-FORMAT = 1
+FORMAT = 2
 HEADER = 'foveal'
 # separates the optimizer's tensors from weights; no module name holds a colon
 STATE = 'optimizer:'
 LOSSES = 'losses:'
+EMA = 'ema:'
+TASK = 'task:'
 
 
 def save(path: Path, model: nn.Module, header: Mapping[str, Any], extra: Mapping[str, torch.Tensor]) -> None:
@@ -38,10 +40,17 @@ def save(path: Path, model: nn.Module, header: Mapping[str, Any], extra: Mapping
     Raises:
         OSError: The file cannot be written; an old one is untouched.
     """
+    write(path, model.state_dict(), header, extra)
+
+
+def write(
+    path: Path, weights: Mapping[str, torch.Tensor], header: Mapping[str, Any], extra: Mapping[str, torch.Tensor]
+) -> None:
+    """Writes a checkpoint of a state dict; otherwise as `save`."""
     seen: dict[int, str] = {}
     tensors: dict[str, torch.Tensor] = {}
     tied: dict[str, str] = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in weights.items():
         # parameters that are shared are stored once
         first = seen.setdefault(tensor.data_ptr(), name) if tensor.numel() else name
         if first != name and tensors[first].shape == tensor.shape:
@@ -102,6 +111,18 @@ def load(path: str | Path, prefer: str = 'best') -> Checkpoint:
     weights = {name: tensor for name, tensor in tensors.items() if ':' not in name}
     weights |= {name: weights[first] for name, first in header['tied'].items()}
     return Checkpoint(path, header, weights, {name: t for name, t in tensors.items() if ':' in name})
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a path is a run's folder, or a file that tells of its model."""
+    path = Path(path)
+    if path.suffix != '.safetensors' or not path.is_file():
+        return path.is_dir()
+    try:
+        with safe_open(path, 'pt') as file:
+            return HEADER in (file.metadata() or {})
+    except SafetensorError:
+        return False
 
 
 def find(path: Path, prefer: str = 'best') -> Path:

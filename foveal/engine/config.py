@@ -6,15 +6,21 @@ Nothing here imports torch, so that `foveal --help` is quick.
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp16')
+COMPILE_MODES = ('default', 'reduce-overhead', 'max-autotune')
+CLIP_MODES = ('norm', 'value', 'agc')
+DISTILL_TYPES = ('logit', 'feature', 'token')
+
 
 @dataclass
 class TrainConfig:
     """Train a model on labelled images."""
 
     data: str = ''
-    """A folder of class folders, or torch/NAME: cifar10, cifar100, fashion_mnist, kmnist, mnist."""
+    """A folder of class folders, tars or shards; a .tar, .csv, .tsv, .parquet or .npz; or torch/NAME, hfds/ID,
+    hfids/ID, wds/PLACE, tfds/NAME (docs/data.md)."""
     data_root: str | None = None
-    """Where a named set lies: a folder of torchvision, or of the IDX files themselves."""
+    """Where a named set lies, or is kept; where the files of a table lie."""
     download: bool = False
     """Fetch a named set that is absent."""
     train_split: str = 'train'
@@ -24,7 +30,17 @@ class TrainConfig:
     val_fraction: float = 0.0
     """Above 0: hold this share of each class of the training images out, and evaluate on it."""
     class_map: str | None = None
-    """File with the names of the classes, one a line, in the order of their indices."""
+    """File with the names of the classes, one a line, in the order of their indices; or JSON."""
+    input_key: str | None = None
+    """Where the image is: a column, an array, endings of files (jpg;png)."""
+    target_key: str | None = None
+    """Where the label is: a column, an array, the ending of a shard's member, json/label."""
+    train_num_samples: int | None = None
+    """Samples of a stream of training images that does not say."""
+    val_num_samples: int | None = None
+    """Samples of a stream of images to evaluate on."""
+    epoch_repeats: int = 0
+    """Above 1, an epoch sees every training image so often, augmented differently each time."""
 
     model: str = 'resnet50'
     """Architecture, or architecture.tag; `foveal models` lists them."""
@@ -52,25 +68,67 @@ class TrainConfig:
     no_aug: bool = False
     """Train on the images as evaluation sees them."""
     train_crop_mode: str = 'rrc'
-    """rrc (random resized crop), pad (pad and crop, for small images) or none."""
-    scale: tuple[float, float] = (0.08, 1.0)
-    """Range of the area that rrc keeps."""
-    ratio: tuple[float, float] = (0.75, 4 / 3)
-    """Range of the aspect ratio that rrc keeps."""
+    """rrc (random resized crop), rkrc or rkrr (keep the ratio, crop in the middle or anywhere), pad (pad and crop, for
+    small images) or none."""
+    scale: tuple[float, float] | None = None
+    """Range of the area that rrc keeps, or of the sides in rkrc and rkrr. Absent: 0.08 to 1, or 0.8 to 1."""
+    ratio: tuple[float, float] | None = None
+    """Range of the aspect ratio in rrc, or of its change in rkrc and rkrr. Absent: 3/4 to 4/3, or 0.9 to 1/0.9."""
     crop_padding: int = 4
     """Zero padding on each side before the pad crop."""
     hflip: float = 0.5
     """Probability of a left-right flip."""
     vflip: float = 0.0
     """Probability of an upside-down flip."""
-    color_jitter: float = 0.0
-    """Strength of random brightness, contrast and saturation."""
+    aa: str | None = None
+    """Policy of random operations: rand-m9-mstd0.5-inc1, augmix-m5, v0, 3a, ta_wide ... (docs/augmentation.md)."""
+    color_jitter: float | tuple[float, ...] = 0.0
+    """Strength of random brightness, contrast and saturation; or one for each; or four, with the hue's. A policy takes
+    its place."""
+    color_jitter_prob: float | None = None
+    """Probability of the jitter. Absent: always."""
+    force_color_jitter: bool = False
+    """Jitter after a policy too."""
+    grayscale_prob: float = 0.0
+    """Probability of a grey image."""
+    gaussian_blur_prob: float = 0.0
+    """Probability of a blurred image."""
     train_interpolation: str = 'random'
-    """Resampling of rrc; random: bilinear or bicubic for each image."""
+    """Resampling of the crops and of a policy's operations; random: bilinear or bicubic for each image."""
+    reprob: float = 0.0
+    """Probability of random erasing."""
+    remode: str = 'const'
+    """What is erased becomes: const (the mean colour), rand (a random colour) or pixel (noise)."""
+    recount: int = 1
+    """Most boxes erased of an image."""
+    aug_repeats: float = 0.0
+    """Above 1: every image comes so often in a row, augmented differently, and an epoch shows fewer images."""
     mixup: float = 0.0
     """Alpha of mixup; 0: none."""
+    cutmix: float = 0.0
+    """Alpha of cutmix; 0: none. With both, each batch has one or the other."""
+    cutmix_minmax: tuple[float, float] | None = None
+    """Range of the sides of cutmix's boxes as shares of the image's, instead of cutmix."""
+    mixup_prob: float = 1.0
+    """Probability of mixing a batch at all."""
+    mixup_switch_prob: float = 0.5
+    """Probability of cutmix where both are on."""
+    mixup_mode: str = 'batch'
+    """batch (one draw for a batch), pair, elem (one for each pair, or image) or half (pairs become one image)."""
+    mixup_off_epoch: int = 0
+    """Mix until this epoch; 0: to the end."""
     smoothing: float = 0.1
     """Label smoothing."""
+    loss: str = 'ce'
+    """ce, bce, asl or poly."""
+    loss_options: dict[str, Any] = field(default_factory=dict)
+    """Further options of the loss, such as {bce_target_thresh: 0.2}."""
+    teacher: str | None = None
+    """Learn from this model too: a run's folder, a checkpoint of a run, or the name of a published model."""
+    distill: str = 'logit'
+    """What is learnt from the teacher: logit, feature or token (of deit*_distilled_*)."""
+    distill_options: dict[str, Any] = field(default_factory=dict)
+    """temperature, task_weight, distill_weight; of token also kind: soft or hard."""
 
     epochs: int = 100
     """Length of the run, warm-up included."""
@@ -85,24 +143,42 @@ class TrainConfig:
     weight_decay: float = 0.05
     """Weight decay of kernels and matrices."""
     momentum: float | None = None
-    """Momentum, of the optimizers that have it."""
+    """Momentum, of the optimizers that have it. Absent: 0.9."""
+    layer_decay: float | None = None
+    """Learning rate of each depth over that of the next one, such as 0.75. Absent: one rate for all."""
+    opt_options: dict[str, Any] = field(default_factory=dict)
+    """Further options of the optimizer, such as {eps: 1.0e-6}."""
+    show_groups: bool = False
+    """Print the parameter groups with their learning rates and decays, and stop."""
     clip_grad: float | None = None
-    """Longest gradient (norm over all parameters)."""
+    """Longest gradient."""
+    clip_mode: str = 'norm'
+    """norm (over all parameters), value (of each element) or agc (of each unit, as a share of its weights' norm)."""
+    ema: float = 0.0
+    """Above 0: evaluate and keep a running mean of the weights with this decay, such as 0.9998."""
+    ema_options: dict[str, Any] = field(default_factory=dict)
+    """warmup: true lets the decay rise; gamma, power, min_decay, update_after, device, dtype."""
+    freeze: list[str] = field(default_factory=list)
+    """Wildcards on the names of parameters that do not learn, such as stem* or stages.0.*."""
     sched: str = 'cosine'
-    """Schedule of the learning rate: cosine or constant."""
-    warmup_epochs: float = 5.0
-    """Epochs in which the learning rate rises; parts of an epoch count."""
+    """Schedule of the learning rate: cosine, tanh, poly, step, multistep, constant, wsd, rsqrt, plateau or none."""
+    warmup_epochs: float | None = None
+    """Epochs in which the learning rate rises; parts of an epoch count. Absent: 5, or a tenth of a shorter run."""
     warmup_lr: float = 1e-5
     """Learning rate that the warm-up starts from."""
     min_lr: float = 0.0
-    """Learning rate that cosine ends at."""
+    """Learning rate at the end."""
+    sched_options: dict[str, Any] = field(default_factory=dict)
+    """Further options of the schedule, such as {decay_epochs: 30}; `foveal schedule` draws it."""
 
     seed: int = 42
     """Decides the first weights, the order of the images and every random choice."""
     device: str = 'auto'
     """auto (cuda where there is one), cpu, cuda, ..."""
     precision: str = 'fp32'
-    """fp32, or bf16 (autocast)."""
+    """fp32, tf32 (CUDA), or bf16 or fp16 (autocast)."""
+    compile: str = ''
+    """Compile the model and its loss: default, reduce-overhead or max-autotune. Absent: no. Takes minutes to start."""
     channels_last: bool | None = None
     """Memory format of images and kernels. Absent: on for CUDA and CPU, where small ResNets train a quarter faster."""
     grad_checkpointing: bool = False
@@ -113,6 +189,10 @@ class TrainConfig:
     """Threads of a process on the CPU; 0: what torch chooses."""
     workers: int = 2
     """Processes a process that read images; 0: none."""
+    bad_samples: str = 'raise'
+    """Images that cannot be read: raise (stop at the first) or skip (leave out, list in bad_samples.json)."""
+    bad_limit: int = 100
+    """How many different images a process may skip before the run stops after all."""
 
     output: str = ''
     """Folder of the run. Absent: runs/MODEL-DATA."""
@@ -120,98 +200,8 @@ class TrainConfig:
     """A run's folder or its last.safetensors to go on from; auto: the output folder's, where there is one."""
     save_updates: int = 0
     """Also save every so many updates within an epoch; 0: after epochs only."""
-
-
-@dataclass
-class ValidateConfig:
-    """Measure a trained model on labelled images."""
-
-    source: str
-    """A run's folder, a checkpoint of a run, or the name of a model."""
-    data: str = ''
-    """A folder of class folders, or torch/NAME."""
-    data_root: str | None = None
-    """Where a named set lies."""
-    download: bool = False
-    """Fetch a named set that is absent."""
-    split: str = 'validation'
-    """Split to measure on."""
-    val_fraction: float = 0.0
-    """Above 0: measure on the share of the training images that training with this value held out."""
-    class_map: str | None = None
-    """File with the names of the classes in the order of their indices, for a model that does not hold them."""
-    pretrained: bool = False
-    """Load the published weights of a model given by name."""
-    checkpoint: str | None = None
-    """Weights file for a model given by name."""
-    model_options: dict[str, Any] = field(default_factory=dict)
-    """Further options of a model given by name."""
-    img_size: int | None = None
-    """Side of the input. The model's own where absent."""
-    crop_pct: float | None = None
-    """Share of the image that the crop keeps. The model's own where absent."""
-    crop_mode: str | None = None
-    """center, squash or border. The model's own where absent."""
-    interpolation: str | None = None
-    """Resampling. The model's own where absent."""
-    batch_size: int = 256
-    """Images a step."""
-    device: str = 'auto'
-    """auto (cuda where there is one), cpu, cuda, ..."""
-    precision: str = 'fp32'
-    """fp32, or bf16 (autocast)."""
-    threads: int = 0
-    """Threads on the CPU; 0: what torch chooses."""
-    workers: int = 2
-    """Processes that read images; 0: none."""
-    per_class: bool = False
-    """Print a table of the classes too."""
-    output: str | None = None
-    """Also write the results to this JSON file."""
-
-
-@dataclass
-class PredictConfig:
-    """Name what is on pictures."""
-
-    source: str
-    """A run's folder, a checkpoint of a run, or the name of a model."""
-    images: list[str]
-    """Image files, and folders that are searched for images."""
-    topk: int = 5
-    """Guesses an image."""
-    format: str = 'table'
-    """table, csv or json."""
-    output: str | None = None
-    """Write to this file instead of the screen."""
-    sheet: str | None = None
-    """Also draw the images with their labels to this picture (.png, .pdf, .svg)."""
-    class_map: str | None = None
-    """File with the names of the classes, for a model that does not hold them."""
-    pretrained: bool = False
-    """Load the published weights of a model given by name."""
-    checkpoint: str | None = None
-    """Weights file for a model given by name."""
-    model_options: dict[str, Any] = field(default_factory=dict)
-    """Further options of a model given by name."""
-    img_size: int | None = None
-    """Side of the input. The model's own where absent."""
-    crop_pct: float | None = None
-    """Share of the image that the crop keeps. The model's own where absent."""
-    crop_mode: str | None = None
-    """center, squash or border. The model's own where absent."""
-    interpolation: str | None = None
-    """Resampling. The model's own where absent."""
-    batch_size: int = 64
-    """Images a step."""
-    device: str = 'auto'
-    """auto (cuda where there is one), cpu, cuda, ..."""
-    precision: str = 'fp32'
-    """fp32, or bf16 (autocast)."""
-    threads: int = 0
-    """Threads on the CPU; 0: what torch chooses."""
-    workers: int = 0
-    """Processes that read images; 0: none."""
+    keep: int = 0
+    """Keep the weights of so many best epochs, under checkpoints; `foveal average` makes one model of them."""
 
 
 def to_plain(config: Any) -> dict[str, Any]:
@@ -230,21 +220,30 @@ def check_train(config: TrainConfig) -> None:
     for name in ('epochs', 'batch_size', 'grad_accum'):
         if getattr(config, name) < 1:
             raise ValueError(f'{name} must be at least 1, got {getattr(config, name)}')
-    for name in ('seed', 'workers', 'threads', 'save_updates', 'mixup', 'weight_decay', 'warmup_lr', 'min_lr'):
+    at_least_zero = ('seed', 'workers', 'threads', 'save_updates', 'keep', 'weight_decay', 'warmup_lr', 'min_lr')
+    for name in (*at_least_zero, 'mixup_off_epoch'):
         if getattr(config, name) < 0:
             raise ValueError(f'{name} must be at least 0, got {getattr(config, name)}')
     if not config.lr > 0:
         raise ValueError(f'lr must be above 0, got {config.lr}')
+    if config.compile not in ('', *COMPILE_MODES):
+        raise ValueError(f'compile must be one of {", ".join(COMPILE_MODES)}, got {config.compile!r}')
+    if config.clip_mode not in CLIP_MODES:
+        raise ValueError(f'clip_mode must be one of {", ".join(CLIP_MODES)}, got {config.clip_mode!r}')
+    if config.distill not in DISTILL_TYPES:
+        raise ValueError(f'distill must be one of {", ".join(DISTILL_TYPES)}, got {config.distill!r}')
+    if not 0 <= config.ema < 1:
+        raise ValueError(f'ema must be in [0, 1), got {config.ema}')
     if config.clip_grad is not None and not config.clip_grad > 0:
         raise ValueError(f'clip_grad must be above 0, got {config.clip_grad}')
     if not 0 <= config.smoothing < 1:
         raise ValueError(f'smoothing must be in [0, 1), got {config.smoothing}')
-    if not 0 <= config.warmup_epochs < config.epochs:
+    if config.warmup_epochs is not None and not 0 <= config.warmup_epochs < config.epochs:
         raise ValueError(f'warmup_epochs must be in [0, epochs={config.epochs}), got {config.warmup_epochs}')
     check_precision(config.precision)
 
 
 def check_precision(precision: str) -> None:
     """Refuse an unknown precision."""
-    if precision not in ('fp32', 'bf16'):
-        raise ValueError(f'precision must be fp32 or bf16, got {precision!r}')
+    if precision not in PRECISIONS:
+        raise ValueError(f'precision must be one of {", ".join(PRECISIONS)}, got {precision!r}')

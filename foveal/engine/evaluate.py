@@ -1,14 +1,19 @@
 """How good a model is on a data set."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from foveal.data.loader import Loader
 from foveal.engine.distributed import total
+from foveal.engine.multi_label import gathered
+from foveal.engine.precision import autocast
 
 
 @dataclass(frozen=True)
@@ -20,64 +25,145 @@ class Scores:
         loss: Mean cross-entropy.
         top1, top5: Percent of images whose class is the first, or among the first five guesses (all, where there are
             fewer classes).
-        confusion: int64 (classes, classes), true class by first guess.
+        num_classes: Classes of the logits.
+        truths, guesses: int64 (count,), the true class and the first guess of every image, in no order.
     """
 
     count: int
     loss: float
     top1: float
     top5: float
-    confusion: torch.Tensor
+    num_classes: int
+    truths: Tensor
+    guesses: Tensor
 
     def to_dict(self) -> dict[str, Any]:
         return {'count': self.count, 'loss': self.loss, 'top1': self.top1, 'top5': self.top5}
 
-    def per_class(self, classes: list[str]) -> list[dict[str, Any]]:
-        """Of each class: images, percent recognised (recall) and percent right where it was named (precision)."""
-        right, true, named = self.confusion.diag(), self.confusion.sum(1), self.confusion.sum(0)
-        columns = (classes, true, 100 * right / true, 100 * right / named)
+    @cached_property
+    def confusion(self) -> Tensor:
+        """int64 (classes, classes), true class by first guess."""
+        pairs = torch.bincount(self.truths * self.num_classes + self.guesses, minlength=self.num_classes**2)
+        return pairs.view(self.num_classes, self.num_classes)
+
+    @cached_property
+    def counts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each class, float64 (classes,): images rightly named so, images of it, images named so."""
+        right = self.truths[self.truths == self.guesses]
+        counted = (torch.bincount(x, minlength=self.num_classes).double() for x in (right, self.truths, self.guesses))
+        return tuple(counted)  # type: ignore[return-value]
+
+    def per_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:
+        """Of each class: images, percent recognised (recall), percent right where it was named (precision), F1."""
+        right, there, named = self.counts
+        columns = (classes, there, 100 * right / there, 100 * right / named, 200 * right / (there + named))
         return [
-            {'class': name, 'count': int(count), 'recall': rounded(recall), 'precision': rounded(precision)}
-            for name, count, recall, precision in zip(*columns, strict=True)
+            {
+                'class': name,
+                'count': int(count),
+                'recall': rounded(recall),
+                'precision': rounded(precision),
+                'f1': rounded(f1),
+            }
+            for name, count, recall, precision, f1 in zip(*columns, strict=True)
         ]
 
+    def averages(self) -> dict[str, dict[str, float]]:
+        """Precision, recall and F1 in percent, averaged in three ways.
 
-def rounded(percent: torch.Tensor) -> float | None:
+        micro counts all decisions together, macro is the mean over the classes that occur or were named, weighted the
+        mean over images. What is undefined, as the precision of a class that was never named, counts as 0.
+        """
+        right, there, named = self.counts
+        met = (there + named) > 0
+        of_class = {
+            'precision': right / named.clamp(min=1),
+            'recall': right / there.clamp(min=1),
+            'f1': 2 * right / (there + named).clamp(min=1),
+        }
+        weight = there / there.sum().clamp(min=1)
+        return {
+            'micro': dict.fromkeys(of_class, self.top1),
+            'macro': {name: 100 * values[met].mean().item() for name, values in of_class.items()},
+            'weighted': {name: 100 * (values * weight).sum().item() for name, values in of_class.items()},
+        }
+
+
+def rounded(percent: Tensor) -> float | None:
     """A percentage for a report; None where there was nothing to count."""
     return None if percent.isnan() else round(float(percent), 3)
 
 
-@torch.inference_mode()
-def evaluate(model: nn.Module, loader: Loader, num_classes: int, precision: str = 'fp32') -> Scores:
-    """Runs a model over a loader; under torchrun every process gets the scores of all.
+class Meter:
+    """Adds up the batches of an evaluation with one label an image.
 
     Args:
-        model: Maps images to logits (batch, num_classes). It is left in evaluation mode.
-        loader: Of `create_loader`, not training.
         num_classes: Classes of the logits.
-        precision: fp32 or bf16.
+        device: Where batches are.
+    """
 
-    Returns:
-        The scores.
+    def __init__(self, num_classes: int, device: torch.device):
+        self.num_classes = num_classes
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, hits of five guesses
+        self.pairs: list[Tensor] = []
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Takes logits (batch, classes) and class indices (batch,)."""
+        guesses = logits.topk(min(5, self.num_classes)).indices
+        loss = cross_entropy(logits, targets, reduction='sum').double()
+        self.sums += torch.stack([loss, (guesses == targets[:, None]).any(1).sum().double()])
+        self.pairs.append(torch.stack([targets, guesses[:, 0]], 1))
+
+    def compute(self) -> Scores:
+        """The scores; under torchrun those of all processes together.
+
+        Raises:
+            ValueError: There was no image.
+        """
+        mine = torch.cat(self.pairs).cpu() if self.pairs else torch.zeros(0, 2, dtype=torch.int64)
+        truths, guesses = torch.from_numpy(np.ascontiguousarray(gathered(mine).T))
+        count = len(truths)
+        if not count:
+            raise ValueError('there is no image to score')
+        loss, top5 = total(self.sums).tolist()
+        top1 = (truths == guesses).sum().item()
+        return Scores(count, loss / count, 100 * top1 / count, 100 * top5 / count, self.num_classes, truths, guesses)
+
+
+@torch.inference_mode()
+def outputs(model: nn.Module, loader: Loader, precision: str = 'fp32') -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Runs a model over a loader.
+
+    Args:
+        model: Maps images to logits; left in evaluation mode.
+        loader: Of `create_loader`, not training.
+        precision: Of `engine.precision`.
+
+    Yields:
+        float32 logits (batch, classes), targets and addresses of each batch.
 
     Raises:
         UnreadableImageError: An image that cannot be decoded.
     """
     model.eval()
-    device = loader.device
-    sums = torch.zeros(3, dtype=torch.float64)
-    confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
-    for images, targets in loader:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == 'bf16'):
-            logits = model(images)
-        logits = logits.float()
-        guesses = logits.topk(min(5, num_classes)).indices
-        loss = cross_entropy(logits, targets, reduction='sum')
-        top5 = (guesses == targets[:, None]).any(1).sum()
-        sums += torch.stack([loss, top5.to(loss), torch.full_like(loss, len(targets))]).cpu().double()
-        confusion += torch.bincount(targets * num_classes + guesses[:, 0], minlength=num_classes**2)
-    confusion = total(confusion).cpu().view(num_classes, num_classes)
-    # nccl reduces on the device only
-    loss, top5, count = total(sums.to(device)).tolist()
-    top1 = confusion.diag().sum().item()
-    return Scores(int(count), loss / count, 100 * top1 / count, 100 * top5 / count, confusion)
+    for batch in loader:
+        with autocast(loader.device, precision):
+            logits = model(batch.images)
+        yield logits.float(), batch.targets, batch.addresses
+
+
+def evaluate(model: nn.Module, loader: Loader, num_classes: int, precision: str = 'fp32') -> Scores:
+    """Scores a model on images of one label each; under torchrun every process gets the scores of all.
+
+    Args:
+        model, loader, precision: As of `outputs`.
+        num_classes: Classes of the logits.
+
+    Raises:
+        UnreadableImageError: An image that cannot be decoded.
+        ValueError: There is no image.
+    """
+    meter = Meter(num_classes, loader.device)
+    for logits, targets, _ in outputs(model, loader, precision):
+        meter.update(logits, targets)
+    return meter.compute()

@@ -1,14 +1,19 @@
 """Pictures of a run: its curves, its confusions, its guesses."""
 
+import itertools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+if TYPE_CHECKING:
+    from foveal.engine.calibration import Calibrated
+
 # colours that stay apart for colour-blind readers (Okabe and Ito 2008)
-BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#8a8a8a'
+BLUE, ORANGE, GREEN, GREY = '#0072B2', '#D55E00', '#009E73', '#8a8a8a'
 NUMBERED = 20  # more classes than this are drawn without numbers in the cells
 NAMED = 50  # and more than this without names
 
@@ -40,6 +45,24 @@ def curves(history: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
+def rates(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], stairs: bool = False) -> Figure:
+    """Learning rates over a run.
+
+    Args:
+        lines: Label -> epochs done and rates.
+        stairs: Whether a rate holds until the next one, rather than leading to it.
+    """
+    figure = Figure(figsize=(7, 3.5), layout='constrained')
+    axes = figure.subplots()
+    for (label, (epochs, values)), colour in zip(lines.items(), itertools.cycle((BLUE, ORANGE, GREEN, GREY))):
+        axes.plot(epochs, values, label=label, color=colour, drawstyle='steps-post' if stairs else 'default')
+    axes.set(xlabel='epoch', ylabel='learning rate', ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
 def confusion(counts: torch.Tensor, classes: Sequence[str]) -> Figure:
     """True classes against guesses, in percent of the true class.
 
@@ -67,19 +90,55 @@ def confusion(counts: torch.Tensor, classes: Sequence[str]) -> Figure:
     return figure
 
 
+def reliability(calibrated: 'Calibrated') -> Figure:
+    """Accuracy over confidence, and how many images lie where (arXiv:1706.04599, figure 1)."""
+    count = len(calibrated.counts)
+    middles = [(i + 0.5) / count for i in range(count)]
+    there = calibrated.counts > 0
+    figure = Figure(figsize=(4.6, 5.4), layout='constrained')
+    upper, lower = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
+    upper.bar(middles, calibrated.accuracy, 0.92 / count, color=BLUE, label='accuracy')
+    gaps = (calibrated.confidence - calibrated.accuracy) * there
+    upper.bar(
+        middles, gaps, 0.92 / count, calibrated.accuracy, color=ORANGE, alpha=0.45, label='gap to the confidence'
+    )
+    upper.plot([0, 1], [0, 1], color=GREY, linestyle='--', linewidth=1)
+    title = f'calibration error {calibrated.ece:.2f} %'
+    if calibrated.temperature is not None:
+        title += f', best temperature {calibrated.temperature:.2f}'
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel='accuracy', title=title)
+    upper.legend(frameon=False, loc='upper left')
+    lower.bar(middles, 100 * calibrated.counts / max(calibrated.counts.sum(), 1), 0.92 / count, color=GREY)
+    lower.set(xlabel='confidence of the first guess', ylabel='% of images')
+    for axes in (upper, lower):
+        axes.spines[['top', 'right']].set_visible(False)
+    return figure
+
+
+def as_image(pixels: np.ndarray) -> torch.Tensor:
+    """Any image (height, width, channels) as uint8 (channels, height, width) of one or three channels, to look at."""
+    pixels = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1]
+    if pixels.dtype != np.uint8:
+        low, high = np.percentile(pixels, (2, 98))
+        pixels = ((pixels - low) / max(high - low, 1e-9) * 255).clip(0, 255).astype(np.uint8)
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+
+
 def sheet(
-    images: Sequence[torch.Tensor], names: Sequence[str], guesses: Sequence[Sequence[tuple[str, float]]]
-) -> Figure:
+    images: Sequence[torch.Tensor], names: Sequence[str], guesses: Sequence[Sequence[tuple[str, float]]],
+    columns: int = 6,
+) -> Figure:  # fmt: skip
     """Images, each over bars of its guesses.
 
     Args:
         images: uint8 (channels, height, width) each.
         names: A title each.
         guesses: For each image its labels and probabilities, the likeliest first.
+        columns: Most images in a row.
     """
-    columns = min(6, len(images), max(3, math.ceil(math.sqrt(len(images)))))
+    columns = min(columns, len(images), max(3, math.ceil(math.sqrt(len(images)))))
     rows = math.ceil(len(images) / columns)
-    bars = max(len(guess) for guess in guesses)
+    bars = max(1, *(len(guess) for guess in guesses))
     figure = Figure(figsize=(2.3 * columns, (2.5 + 0.24 * bars) * rows), layout='constrained')
     grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[2.1, 0.24 * bars] * rows)
     for axes in grid.flat:

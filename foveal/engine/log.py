@@ -48,7 +48,7 @@ def progress(run: Run, updates: int, shown: bool) -> Iterator[Callable[[torch.Te
         console=Console(stderr=True),
     )
     with bar:
-        name = f'epoch {run.epoch + 1}/{run.config.epochs}'
+        name = f'epoch {run.epoch + 1}/{run.total_epochs}'
         task = bar.add_task(name, total=updates, completed=run.step, loss='')
 
         def advance(loss: torch.Tensor) -> None:
@@ -67,7 +67,7 @@ def write_epoch(run: Run, output: Path, row: dict[str, Any], is_best: bool) -> N
     writer.writerows(run.history)
     write_text(output / 'metrics.csv', text.getvalue())
     print(
-        f'epoch {row["epoch"]:>3}/{run.config.epochs}  loss {row["train_loss"]:.4f}  val loss {row["val_loss"]:.4f}  '
+        f'epoch {row["epoch"]:>3}/{run.total_epochs}  loss {row["train_loss"]:.4f}  val loss {row["val_loss"]:.4f}  '
         f'top-1 {row["val_top1"]:.2f} %  top-5 {row["val_top5"]:.2f} %  lr {row["lr"]:.2e}  '
         f'{row["images_per_second"]:.0f} images/s{"  best" if is_best else ""}',
         flush=True,
@@ -82,7 +82,7 @@ def write_end(run: Run, output: Path, scores: Scores | None) -> None:
     if scores is not None:
         with replacing(output / 'confusion.png') as temporary:
             figures.confusion(scores.confusion, run.classes).savefig(temporary, dpi=120)
-    if run.epoch < run.config.epochs:
+    if run.epoch < run.total_epochs:
         print(f'stopped after {run.epoch} epochs and {run.step} updates; go on with: foveal train --resume {output}')
     if run.best is not None:
         print(f'best top-1 {run.best:.2f} %, last {run.history[-1]["val_top1"]:.2f} %; files in {output}')

@@ -1,126 +1,177 @@
 """What a model sees on pictures."""
 
-import csv
-import io
-import json
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
-from foveal.data import create_loader, read_image
-from foveal.data.dataset import ImageDataset
-from foveal.data.images import IMAGE_EXTENSIONS
-from foveal.data.readers.folder import natural_key
-from foveal.engine.checkpoint import Loaded
+from foveal.data import ImageDataset, Loader
+from foveal.data.loader import Batch
+from foveal.data.stream import StreamDataset
+from foveal.engine.halving import Halving
+from foveal.engine.judge import Judge
+from foveal.engine.judging import PredictConfig
+from foveal.engine.precision import autocast
+from foveal.labels import Label
+from foveal.models.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One class for an image.
+
+    Attributes:
+        label: What the class is called.
+        index: Its number.
+        score: Its probability, or its logit.
+    """
+
+    label: str
+    index: int
+    score: float
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The guesses for one image: labels and probabilities, the likeliest first."""
+    """What a model made of one image.
+
+    Attributes:
+        file: The image.
+        guesses: The likeliest first.
+        scores: float32 (classes,), where all are asked for.
+        embedding: float32 (channels,), where it is asked for.
+        error: Why the image could not be read; then there is nothing else.
+    """
 
     file: str
-    guesses: list[tuple[str, float]]
+    guesses: list[Guess]
+    scores: np.ndarray | None = None
+    embedding: np.ndarray | None = None
+    error: str | None = None
 
 
-class FileReader:
-    """Images without labels, by their paths."""
-
-    def __init__(self, files: list[str]):
-        self.files, self.classes, self.targets = files, [''], [0] * len(files)
-
-    def read(self, index: int, channels: int) -> torch.Tensor:
-        return read_image(self.files[index], channels)
-
-    def name(self, index: int) -> str:
-        return self.files[index]
-
-
-def find_images(paths: Sequence[str]) -> list[str]:
-    """Files as given, and the images under folders in natural order.
-
-    Raises:
-        FileNotFoundError: A path that is not there, or a folder without images.
-    """
-    files: list[str] = []
-    for path in paths:
-        if Path(path).is_file():
-            files.append(path)
-            continue
-        if not Path(path).is_dir():
-            raise FileNotFoundError(f'image {path} does not exist')
-        inside = [str(Path(folder, name)) for folder, _, names in os.walk(path, followlinks=True) for name in names]
-        images = sorted((file for file in inside if file.lower().endswith(IMAGE_EXTENSIONS)), key=natural_key)
-        if not images:
-            raise FileNotFoundError(f'{path} holds no images ({" ".join(IMAGE_EXTENSIONS)})')
-        files += images
-    return files
-
-
-@torch.inference_mode()
-def predict(
-    loaded: Loaded,
-    files: list[str],
-    topk: int,
-    batch_size: int = 64,
-    workers: int = 0,
-    device: torch.device | str = 'cpu',
-    precision: str = 'fp32',
-) -> list[Prediction]:
-    """Classifies images.
+class WithEmbedding(nn.Module):
+    """Logits and what the classifier saw, side by side: (batch, classes + channels).
 
     Args:
-        loaded: Model, preprocessing and names of the classes.
-        files: Paths of the images.
-        topk: Guesses an image; at most as many as there are classes are given.
-        batch_size: Images a step.
-        workers: Processes that read images.
-        device: Where the model runs.
-        precision: fp32 or bf16.
+        model: A model of foveal.
+    """
 
-    Returns:
-        One prediction a file, in order.
+    def __init__(self, model: Backbone):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.model.forward_features(images)
+        seen = self.model.forward_head(features, pre_logits=True)
+        logits = self.model.forward_head(features) if self.model.num_classes else seen[:, :0]
+        return torch.cat([logits, seen], 1)
+
+
+def names_of(labels: Sequence[Label] | None, count: int, label_type: str) -> list[str]:
+    """What each of `count` classes is called.
 
     Raises:
-        ValueError: topk below 1.
-        UnreadableImageError: A file that cannot be decoded.
+        ValueError: An unknown type.
     """
-    if topk < 1:
-        raise ValueError(f'topk must be at least 1, got {topk}')
-    device = torch.device(device)
-    model = loaded.model.to(device).eval()
-    dataset = ImageDataset(FileReader(files), range(len(files)))
-    loader = create_loader(dataset, **loaded.preprocess, batch_size=batch_size, num_workers=workers, device=device)
-    found: list[list[tuple[str, float]]] = []
-    for images, _ in loader:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == 'bf16'):
-            logits = model(images)
-        values, indices = logits.float().softmax(1).topk(min(topk, logits.shape[1]))
-        for row, chances in zip(indices.tolist(), values.tolist(), strict=True):
-            labels = [loaded.classes[i] if loaded.classes else str(i) for i in row]
-            found.append(list(zip(labels, chances, strict=True)))
-    return [Prediction(file, guesses) for file, guesses in zip(files, found, strict=True)]
+    kinds = {
+        'name': lambda label: label.name,
+        'description': lambda label: label.description,
+        'detailed': lambda label: f'{label.name}: {label.description}',
+    }
+    if label_type not in (*kinds, 'index'):
+        raise ValueError(f'label_type must be one of {", ".join((*kinds, "index"))}, got {label_type!r}')
+    if labels is None or label_type == 'index':
+        return [str(i) for i in range(count)]
+    return [kinds[label_type](label) for label in labels]
 
 
-def as_csv(predictions: Sequence[Prediction]) -> str:
-    """One line an image: file, label1, probability1, label2, ..."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    count = len(predictions[0].guesses)
-    writer.writerow(['file', *(f'{what}{i + 1}' for i in range(count) for what in ('label', 'probability'))])
-    for prediction in predictions:
-        cells = [cell for label, chance in prediction.guesses for cell in (label, f'{chance:.6f}')]
-        writer.writerow([prediction.file, *cells])
-    return text.getvalue()
+@dataclass(frozen=True)
+class Namer:
+    """From a batch's outputs to predictions, as configured.
+
+    Attributes:
+        config: What is asked for.
+        names: What the classes are called.
+    """
+
+    config: PredictConfig
+    names: list[str]
+
+    def __call__(self, outputs: Tensor, files: Sequence[str]) -> list[Prediction]:
+        """Predictions of outputs (batch, classes or classes + channels), one for each file."""
+        config, count = self.config, len(self.names)
+        logits, embeddings = outputs[:, :count].float(), outputs[:, count:].float().cpu().numpy()
+        chances = logits.sigmoid() if config.multi_label else logits.softmax(1)
+        scores = chances if config.scores == 'probability' else logits
+        top = scores.topk(min(config.topk, count))
+        rows = zip(top.indices.tolist(), top.values.tolist(), chances.gather(1, top.indices).tolist(), strict=True)
+        every = scores.cpu().numpy()
+        return [
+            Prediction(
+                file,
+                [
+                    Guess(self.names[i], i, score)
+                    for i, score, chance in zip(*row, strict=True)
+                    if chance >= config.threshold
+                ],
+                every[number] if config.all_scores else None,
+                embeddings[number] if config.embeddings else None,
+            )
+            for number, (file, row) in enumerate(zip(files, rows, strict=True))
+        ]
 
 
-def as_json(predictions: Sequence[Prediction]) -> str:
-    """A list of {file, predictions: [{label, probability}]}."""
-    rows: list[dict[str, Any]] = [
-        {'file': p.file, 'predictions': [{'label': label, 'probability': round(c, 6)} for label, c in p.guesses]}
-        for p in predictions
-    ]
-    return json.dumps(rows, indent=1, ensure_ascii=False) + '\n'
+def remaining(dataset: ImageDataset | StreamDataset, done: int) -> tuple[ImageDataset | StreamDataset, int]:
+    """What is left of a data set after `done` samples, and how many of its first ones to pass over all the same."""
+    if isinstance(dataset, StreamDataset):
+        return dataset, done
+    return replace(dataset, indices=np.asarray(dataset.indices)[done:]), 0
+
+
+def predict(
+    judge: Judge, forward: Halving, loader: Loader, namer: Namer, skip: int = 0
+) -> Iterator[tuple[list[Prediction], Batch | None, Tensor | None]]:
+    """Predicts batch after batch; nothing is kept of those before.
+
+    Args:
+        judge: The model.
+        forward: The model as it is to be run, or `WithEmbedding` of it.
+        loader: In order, of this process alone.
+        namer: Makes predictions of outputs.
+        skip: Samples at the start of a stream that were done before.
+
+    Yields:
+        Predictions in the order of the images, those that could not be read among them; the batch and its outputs,
+        which have rows for the others only.
+
+    Raises:
+        UnreadableImageError: An image that cannot be read, or too many.
+    """
+    judge.model.eval()
+    device, precision, dataset = loader.device, namer.config.precision, loader.dataset
+    told: set[int] = set()
+    loader.set_epoch(0, skip // loader.sampler.batch_size)
+    skip %= loader.sampler.batch_size
+    for batch in loader:
+        with torch.inference_mode(), autocast(device, precision):
+            outputs = forward(batch.images)
+        indices = batch.addresses[:, 1].tolist()
+        found = dict(zip(indices, namer(outputs, [dataset.name(index) for index in indices]), strict=True))
+        # the loader may be a batch ahead
+        bad = {index for index in loader.bad.found if index not in told and index < indices[-1]}
+        rows = [found[index] if index in found else failed(loader, index) for index in sorted(found.keys() | bad)]
+        told |= bad
+        yield rows[skip:], batch, outputs
+        skip = 0
+    rest = [failed(loader, index) for index in sorted(loader.bad.found.keys() - told)]
+    if rest[skip:]:
+        yield rest[skip:], None, None
+
+
+def failed(loader: Loader, index: int) -> Prediction:
+    """The row of an image that could not be read."""
+    sample = loader.bad.found[index]
+    return Prediction(loader.dataset.name(index), [], error=sample.reason)

@@ -10,13 +10,17 @@ from torch import nn
 from foveal.data import Preprocess
 from foveal.engine import checkpoint
 from foveal.engine.config import TrainConfig, to_plain
+from foveal.engine.ema import Ema
+from foveal.engine.tasks import Task
 from foveal.scheduler import Scheduler
 
 # what may change when a run goes on: where things are and how they are computed, not what
 FREE = {
     *('data', 'data_root', 'download', 'class_map', 'workers', 'output', 'resume', 'save_updates'),
-    *('pretrained', 'checkpoint', 'epochs', 'batch_size', 'grad_accum', 'grad_checkpointing'),
-    *('device', 'precision', 'channels_last', 'deterministic', 'threads'),
+    *('input_key', 'target_key', 'val_num_samples'),
+    *('bad_samples', 'bad_limit'),
+    *('pretrained', 'checkpoint', 'epochs', 'batch_size', 'grad_accum', 'grad_checkpointing', 'show_groups'),
+    *('device', 'precision', 'compile', 'channels_last', 'deterministic', 'threads', 'keep'),
 }
 
 
@@ -29,8 +33,11 @@ class Run:
 
     Attributes:
         config: What was asked.
-        model: The model that is trained.
-        optimizer, scheduler: What trains it.
+        task: The model that is trained, and what it learns.
+        ema: Running mean of its weights; None for none.
+        scaler: Scales the loss, in float16.
+        optimizer, scheduler: What trains it; a schedule of none is None.
+        total_epochs: To its end, cycles and cooldown of the schedule included.
         classes: Names of the classes.
         preprocess: What the model's input needs.
         model_options: Options that the model was built with, its number of classes aside.
@@ -43,9 +50,12 @@ class Run:
     """
 
     config: TrainConfig
-    model: nn.Module
+    task: Task
+    ema: Ema | None
+    scaler: torch.amp.GradScaler
     optimizer: torch.optim.Optimizer
-    scheduler: Scheduler
+    scheduler: Scheduler | None
+    total_epochs: int
     classes: list[str]
     preprocess: Preprocess
     model_options: dict[str, Any]
@@ -55,6 +65,16 @@ class Run:
     losses: list[torch.Tensor] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     best: float | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is trained."""
+        return self.task.model
+
+    @property
+    def judged(self) -> nn.Module:
+        """The model that is evaluated and kept: the running mean where there is one."""
+        return self.ema.judged(self.model) if self.ema else self.model
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint tells about its model."""
@@ -72,9 +92,15 @@ class Run:
         tensors, rest = checkpoint.pack_optimizer(self.optimizer)
         if self.losses:
             tensors[checkpoint.LOSSES] = torch.stack(self.losses)
+        tensors |= {checkpoint.TASK + name: tensor for name, tensor in self.beside().items()}
+        if self.ema:
+            averages = self.ema.model.state_dict()
+            tensors |= {checkpoint.EMA + name: tensor for name, tensor in averages.items()}
         state = {
             'config': to_plain(self.config),
             'optimizer': rest,
+            'scheduler': self.scheduler.state_dict() if self.scheduler else None,
+            'scaler': self.scaler.state_dict(),
             'global_batch': self.global_batch,
             'step': self.step,
             'history': self.history,
@@ -83,8 +109,12 @@ class Run:
         checkpoint.save(path, self.model, {**self.identity(), 'run': state}, tensors)
 
     def save_weights(self, path: Path) -> None:
-        """Writes the model alone."""
-        checkpoint.save(path, self.model, self.identity(), {})
+        """Writes the judged model alone."""
+        checkpoint.save(path, self.judged, self.identity(), {})
+
+    def beside(self) -> dict[str, torch.Tensor]:
+        """What learns besides the model."""
+        return {name: p for name, p in self.task.named_parameters() if not name.startswith('model.')}
 
     def resume(self, saved: checkpoint.Checkpoint) -> None:
         """Takes over a saved run's state.
@@ -95,7 +125,17 @@ class Run:
         self.check_same(saved)
         state = saved.header['run']
         self.model.load_state_dict(saved.weights)
+        for name, parameter in self.beside().items():
+            parameter.data.copy_(saved.extra[checkpoint.TASK + name])
+        if self.ema:
+            averages = {
+                k.removeprefix(checkpoint.EMA): v for k, v in saved.extra.items() if k.startswith(checkpoint.EMA)
+            }
+            self.ema.model.load_state_dict(averages)
         checkpoint.unpack_optimizer(self.optimizer, saved.extra, state['optimizer'])
+        if self.scheduler:
+            self.scheduler.load_state_dict(state['scheduler'])
+        self.scaler.load_state_dict(state['scaler'])
         self.epoch, self.step = saved.header['epoch'], state['step']
         losses = saved.extra.get(checkpoint.LOSSES)
         self.losses = [] if losses is None else list(losses.to(next(self.model.parameters()).device))

@@ -15,28 +15,35 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from foveal.data import (
     Augment,
     ImageDataset,
     Loader,
+    Mixup,
     create_dataset,
     create_loader,
-    mixup,
     resolve_data_config,
-    soft_targets,
 )
-from foveal.data.images import check_channels
-from foveal.data.readers import FolderReader
+from foveal.data.dataset import check_channels
+from foveal.data.loader import Batch
+from foveal.data.source import is_named
+from foveal.data.stream import StreamDataset
 from foveal.engine import checkpoint, distributed, log
+from foveal.engine.bad_samples import listed_bad_samples
+from foveal.engine.build import build_ema, build_loss, build_task, freeze, hold_frozen_statistics, mixing
+from foveal.engine.clip import clip_gradients
 from foveal.engine.config import TrainConfig, check_train
 from foveal.engine.evaluate import Scores, evaluate
+from foveal.engine.precision import allow_tf32, autocast, grad_scaler
 from foveal.engine.run import Run
+from foveal.engine.schedule import build_schedule, check_schedule
 from foveal.factory import create_model
 from foveal.optim import create_optimizer
-from foveal.scheduler import create_scheduler
+from foveal.optim.groups import describe_groups
+
+Samples = ImageDataset | StreamDataset
 
 # updates between the questions whether any process was told to stop: each costs a synchronisation
 ASK_EVERY = 10
@@ -60,16 +67,22 @@ def train(config: TrainConfig) -> Run:
     """
     config, saved = find_resumed(config)
     check_train(config)
+    check_schedule(config)
     process = distributed.start(config.device, config.threads)
     with ExitStack() as cleanup:
         cleanup.callback(distributed.finish)
         cleanup.enter_context(reproducible(config))
+        allow_tf32(config.precision)
         train_set, val_set = open_data(config)
         config = replace(config, output=config.output or default_output(config))
         output = Path(config.output)
-        if process.is_main:
+        if process.is_main and not config.show_groups:
             prepare_output(output, saved is not None)
         run, train_loader, val_loader = build(config, process, train_set, val_set)
+        if config.show_groups:
+            if process.is_main:
+                print(describe_groups(run.optimizer, run.model))
+            return run
         if saved:
             run.resume(saved)
         if process.is_main:
@@ -88,25 +101,31 @@ def epochs(
     stop: threading.Event,
 ) -> Run:
     """Trains, evaluates and saves until the epochs are done or a signal says stop."""
-    config, model, scores = run.config, wrap(run.model, process), None
-    while run.epoch < config.epochs:
+    config, task, scores = run.config, wrap(run.task, run.config, process), None
+    while run.epoch < run.total_epochs:
         began = time.perf_counter()
-        finished = train_epoch(run, model, train_loader, process, output, stop)
+        with listed_bad_samples(output, process, train_loader, val_loader):
+            finished = train_epoch(run, task, train_loader, process, output, stop)
         if not finished:
             break
         seconds = time.perf_counter() - began
-        distributed.average_buffers(run.model)
-        scores = evaluate(run.model, val_loader, len(run.classes), config.precision)
+        for averaged in [run.model, *([run.ema.model] if run.ema else [])]:
+            distributed.average_buffers(averaged)
+        with listed_bad_samples(output, process, train_loader, val_loader):
+            scores = evaluate(run.judged, val_loader, len(run.classes), config.precision)
         row = summarise(run, scores, process, seconds)
         is_best = run.best is None or scores.top1 > run.best
         run.best = scores.top1 if is_best else run.best
         run.history.append(row)
         run.epoch, run.step, run.losses = run.epoch + 1, 0, []
-        run.scheduler.step(run.epoch)
+        if run.scheduler:
+            lower_is_better = config.sched_options.get('plateau_mode') == 'min'
+            run.scheduler.step(run.epoch, scores.loss if lower_is_better else scores.top1)
         if process.is_main:
             if is_best:
                 run.save_weights(output / 'best.safetensors')
             run.save(output / 'last.safetensors')
+            keep_best(run, output)
             log.write_epoch(run, output, row, is_best)
         if stop_agreed(0, stop, process):
             break
@@ -117,20 +136,26 @@ def epochs(
 
 
 def train_epoch(
-    run: Run, model: nn.Module, loader: Loader, process: distributed.Process, output: Path, stop: threading.Event
+    run: Run, task: nn.Module, loader: Loader, process: distributed.Process, output: Path, stop: threading.Event
 ) -> bool:
     """Makes the rest of the epoch's updates; False where a signal ended it early, after saving."""
     accum = run.config.grad_accum
     updates = updates_per_epoch(loader, accum)
     loader.set_epoch(run.epoch, run.step * accum)
     batches = iter(loader)
-    model.train()
+    mix = mixing(run.config, len(run.classes), run.epoch)
+    run.task.loss = build_loss(run.config, mix is not None).to(process.device)
+    task.train()
+    hold_frozen_statistics(run.model)
     with log.progress(run, updates, process.is_main) as advance:
         while run.step < updates:
             count = min(accum, len(loader) - run.step * accum)
-            run.losses.append(update(run, model, batches, count, process))
+            run.losses.append(update(run, task, batches, count, mix, process))
             run.step += 1
-            run.scheduler.step_update(run.epoch * updates + run.step)
+            if run.ema:
+                run.ema.update(run.model, run.epoch * updates + run.step)
+            if run.scheduler:
+                run.scheduler.step_update(run.epoch * updates + run.step)
             advance(run.losses[-1])
             told = stop_agreed(run.step, stop, process)
             due = bool(run.config.save_updates) and run.step % run.config.save_updates == 0
@@ -148,9 +173,10 @@ def train_epoch(
 
 def update(
     run: Run,
-    model: nn.Module,
-    batches: Iterator[tuple[torch.Tensor, torch.Tensor]],
+    task: nn.Module,
+    batches: Iterator[Batch],
     count: int,
+    mix: Mixup | None,
     process: distributed.Process,
 ) -> torch.Tensor:
     """One update from the gradients of `count` batches; returns their mean loss."""
@@ -161,25 +187,34 @@ def update(
     rng = np.random.default_rng(address)
     loss_sum = torch.zeros((), device=process.device)
     for i in range(count):
-        images, classes = next(batches)
-        targets = soft_targets(classes, len(run.classes), config.smoothing)
-        if config.mixup:
-            images, targets = mixup(images, targets, rng.beta(config.mixup, config.mixup))
+        images, targets = next(batches)
+        if mix is not None:
+            images, targets = mix(images, targets, rng)
         # gradients cross processes once an update
-        wait_to_sync = (
-            model.no_sync() if isinstance(model, DistributedDataParallel) and i + 1 < count else nullcontext()
-        )
+        wait_to_sync = task.no_sync() if isinstance(task, DistributedDataParallel) and i + 1 < count else nullcontext()
         with wait_to_sync:
-            with torch.autocast(process.device.type, torch.bfloat16, enabled=config.precision == 'bf16'):
-                logits = model(images)
-            loss = cross_entropy(logits.float(), targets) / count
-            loss.backward()
+            with autocast(process.device, config.precision):
+                loss = task(images, targets) / count
+            run.scaler.scale(loss).backward()
         loss_sum += loss.detach()
     if config.clip_grad is not None:
-        nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_grad)
-    run.optimizer.step()
+        run.scaler.unscale_(run.optimizer)
+        clip_gradients(clipped(run), config.clip_grad, config.clip_mode)
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
     run.optimizer.zero_grad()
     return loss_sum
+
+
+def clipped(run: Run) -> list[nn.Parameter]:
+    """Whose gradients are clipped: all that learns; of AGC all but the classifier, as its paper has it."""
+    parameters = dict(run.task.named_parameters())
+    if run.config.clip_mode != 'agc':
+        return list(parameters.values())
+    classifiers = run.model.get_classifier()  # type: ignore[operator]
+    heads = classifiers if isinstance(classifiers, tuple) else (classifiers,)
+    left_out = {id(parameter) for head in heads for parameter in head.parameters()}
+    return [parameter for parameter in parameters.values() if id(parameter) not in left_out]
 
 
 def summarise(run: Run, scores: Scores, process: distributed.Process, seconds: float) -> dict[str, Any]:
@@ -198,7 +233,7 @@ def summarise(run: Run, scores: Scores, process: distributed.Process, seconds: f
 
 
 def build(
-    config: TrainConfig, process: distributed.Process, train_set: ImageDataset, val_set: ImageDataset
+    config: TrainConfig, process: distributed.Process, train_set: Samples, val_set: Samples
 ) -> tuple[Run, Loader, Loader]:
     """The model, what trains it, and the loaders."""
     torch.manual_seed(config.seed)
@@ -215,45 +250,81 @@ def build(
     asked = {key: getattr(config, key) for key in ('mean', 'std', 'crop_pct', 'crop_mode', 'interpolation')}
     asked |= {'img_size': config.img_size or model_options.get('img_size'), 'in_chans': model_options.get('in_chans')}
     preprocess = resolve_data_config(asked, model=model)
-    check_channels(preprocess.input_size[0])
+    check_channels(train_set, preprocess.input_size[0])
     channels_last = process.device.type in ('cpu', 'cuda') if config.channels_last is None else config.channels_last
     model.to(process.device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     if config.grad_checkpointing:
         model.set_grad_checkpointing()
-    optimizer = create_optimizer(model, config.opt, config.lr, config.weight_decay, config.momentum)
+    freeze(model, config.freeze)
+    task = build_task(config, model, preprocess, process.device)
+    # a projection of features learns too
+    optimizer = build_optimizer(config, task if len(list(task.parameters())) > len(list(model.parameters())) else model)
 
     shared: dict[str, Any] = {
         **preprocess,
         'batch_size': config.batch_size,
         'num_workers': config.workers,
+        'bad_samples': config.bad_samples,
+        'bad_limit': config.bad_limit,
         'seed': config.seed,
         'rank': process.rank,
         'world_size': process.world_size,
         'device': process.device,
         'channels_last': channels_last,
     }
-    augment = {field.name: getattr(config, field.name) for field in fields(Augment)}
-    train_loader = create_loader(train_set, is_training=True, no_aug=config.no_aug, **augment, **shared)
-    val_loader = create_loader(val_set, **shared)
-    scheduler, _ = create_scheduler(
-        optimizer,
-        config.sched,
-        config.epochs,
-        config.warmup_epochs,
-        config.warmup_lr,
-        config.min_lr,
-        updates_per_epoch(train_loader, config.grad_accum),
+    build_loss(config, mixing(config, len(train_set.classes), 0) is not None)  # what cannot be is said now
+    augment = {field.name: getattr(config, field.name) for field in fields(Augment) if field.name != 'auto_augment'}
+    augment |= {'auto_augment': config.aa, 're_prob': config.reprob, 're_mode': config.remode}
+    train_loader = create_loader(
+        train_set,
+        is_training=True,
+        no_aug=config.no_aug,
+        re_count=config.recount,
+        num_aug_repeats=config.aug_repeats,
+        **augment,
+        **shared,
     )
+    val_loader = create_loader(val_set, **shared)
+    scheduler, total_epochs = build_schedule(config, optimizer, updates_per_epoch(train_loader, config.grad_accum))
     global_batch = config.batch_size * config.grad_accum * process.world_size
-    run = Run(config, model, optimizer, scheduler, train_set.classes, preprocess, model_options, global_batch)
+    run = Run(
+        config,
+        task,
+        build_ema(config, model),
+        grad_scaler(process.device, config.precision),
+        optimizer,
+        scheduler,
+        total_epochs,
+        train_set.classes,
+        preprocess,
+        model_options,
+        global_batch,
+    )
     return run, train_loader, val_loader
 
 
-def wrap(model: nn.Module, process: distributed.Process) -> nn.Module:
-    """The model whose backward pass averages gradients over the processes."""
+def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """What makes the updates.
+
+    Raises:
+        ValueError: An unknown optimizer, or an option that it does not have.
+    """
+    given: dict[str, Any] = {'layer_decay': config.layer_decay, **config.opt_options}
+    if config.momentum is not None:
+        given['momentum'] = config.momentum
+    try:
+        return create_optimizer(model, config.opt, config.lr, config.weight_decay, **given)
+    except TypeError as error:
+        raise ValueError(f'opt_options: {error}') from error
+
+
+def wrap(task: nn.Module, config: TrainConfig, process: distributed.Process) -> nn.Module:
+    """The task, compiled where that is asked, whose backward pass averages gradients over the processes."""
+    if config.compile:
+        task.compile(mode=config.compile)
     if process.world_size == 1:
-        return model
-    return DistributedDataParallel(model, device_ids=[process.device] if process.device.type == 'cuda' else None)
+        return task
+    return DistributedDataParallel(task, device_ids=[process.device] if process.device.type == 'cuda' else None)
 
 
 def updates_per_epoch(loader: Loader, grad_accum: int) -> int:
@@ -261,22 +332,36 @@ def updates_per_epoch(loader: Loader, grad_accum: int) -> int:
     return -(-len(loader) // grad_accum)
 
 
-def open_data(config: TrainConfig) -> tuple[ImageDataset, ImageDataset]:
+def open_data(config: TrainConfig) -> tuple[Samples, Samples]:
     """The images to train on and to evaluate on, numbered by the same classes.
 
     Raises:
         ValueError: A single class, or no images of their own to evaluate on.
     """
-    where: dict[str, Any] = {'download': config.download, 'val_fraction': config.val_fraction}
+    same_of_both = ('download', 'val_fraction', 'input_key', 'target_key')
+    where: dict[str, Any] = {key: getattr(config, key) for key in same_of_both}
     name, root = config.data, config.data_root
-    train_set = create_dataset(name, root, config.train_split, True, class_map=config.class_map, **where)
+    train_set = create_dataset(
+        name,
+        root,
+        config.train_split,
+        True,
+        class_map=config.class_map,
+        num_samples=config.train_num_samples,
+        repeats=config.epoch_repeats,
+        **where,
+    )
+    if train_set.reader.task != 'class':
+        raise ValueError(f'{name} has {train_set.reader.task} for targets, not one class an image: not trained on yet')
     if len(train_set.classes) < 2:
         raise ValueError(f'{name} has one class only, {train_set.classes}; a classifier needs at least two')
     # classes that the evaluation images lack keep their numbers
-    numbering = None if name.startswith('torch/') else train_set.classes
-    val_set = create_dataset(name, root, config.val_split, class_map=numbering, **where)
-    roots = [data.reader.root for data in (train_set, val_set) if isinstance(data.reader, FolderReader)]
-    if len(roots) == 2 and roots[0] == roots[1] and not config.val_fraction and config.val_split != config.train_split:
+    numbering = None if is_named(name) else train_set.classes
+    val_set = create_dataset(
+        name, root, config.val_split, class_map=numbering, num_samples=config.val_num_samples, **where
+    )
+    same = train_set.reader.origin == val_set.reader.origin
+    if same and not config.val_fraction and config.val_split != config.train_split:
         raise ValueError(
             f'{name} has no {config.val_split} split: training and evaluation would see the same images; '
             'give val_fraction (such as 0.1) to hold some out'
@@ -317,6 +402,22 @@ def prepare_output(output: Path, resumed: bool) -> None:
         tempfile.TemporaryFile(dir=output).close()
     except OSError as error:
         raise OSError(f'cannot write to output {output}: {error.strerror}') from error
+
+
+def keep_best(run: Run, output: Path) -> None:
+    """Write the weights of an epoch where it is among the best, and delete what it drove out."""
+    if not run.config.keep:
+        return
+    folder = output / 'checkpoints'
+    folder.mkdir(exist_ok=True)
+    ranked = sorted(run.history, key=lambda row: (-row['val_top1'], row['epoch']))
+    best = {f'epoch-{row["epoch"]:04}.safetensors' for row in ranked[: run.config.keep]}
+    newest = f'epoch-{run.epoch:04}.safetensors'
+    if newest in best:
+        run.save_weights(folder / newest)
+    for old in folder.glob('epoch-*.safetensors'):
+        if old.name not in best:
+            old.unlink()
 
 
 def save_within_epoch(run: Run, output: Path, process: distributed.Process) -> None:

@@ -78,6 +78,10 @@ class PatchEmbed(nn.Module):
             self.proj.weight = nn.Parameter(weight, requires_grad=self.proj.weight.requires_grad)
         self.fit(self.img_size if img_size is None else img_size)
 
+    def adapt(self, name: str, weight: Tensor) -> Tensor:
+        """A checkpoint's weight for the present size of patches."""
+        return resample_patch_embed(weight, self.patch_size) if name == 'proj.weight' else weight
+
     def forward(self, x: Tensor) -> Tensor:
         (height, width), (high, wide) = x.shape[-2:], self.patch_size
         if self.strict_img_size and self.img_size is not None and (height, width) != self.img_size:

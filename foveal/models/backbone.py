@@ -3,7 +3,8 @@
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,8 +14,12 @@ from foveal.layers.blocks import Blocks
 from foveal.layers.head import PoolHead, classifier, classify
 from foveal.layers.init import SkipInit, init_conv
 from foveal.layers.layout import LAYOUTS, relayout
+from foveal.layers.patch import PatchEmbed
 from foveal.layers.pool import Pool
 from foveal.pretrained import PretrainedCfg
+
+if TYPE_CHECKING:
+    from foveal.data.preprocess import Preprocess
 
 Grid = tuple[int, int]
 
@@ -181,13 +186,27 @@ class Backbone(nn.Module):
     head_hidden_size: int  # channels that the classifier sees
 
     def __init__(self, cfg: Any = None, **options: Any) -> None:
+        self.assemble(configure(self.Config, cfg, options))
+        self.init_weights()
+
+    @classmethod
+    def unfilled(cls, cfg: Any) -> Self:
+        """A model whose weights have not been drawn: who asks for it fills them all."""
+        if cls.__init__ is not Backbone.__init__:
+            return cls(cfg)  # a subclass with more to set up
+        model = cls.__new__(cls)
+        model.assemble(cfg)
+        model.reset_buffers()
+        return model
+
+    def assemble(self, cfg: Any) -> None:
+        """Make the children, with weights that are still to be drawn or loaded."""
         super().__init__()
-        self.cfg = cfg = configure(self.Config, cfg, options)
+        self.cfg = cfg
         self.num_classes, self.in_chans, self.drop_rate = cfg.num_classes, cfg.in_chans, cfg.drop_rate
         self.pretrained_cfg = PretrainedCfg(num_classes=cfg.num_classes)
         with SkipInit():
             self.build(cfg)
-        self.init_weights()
 
     def build(self, cfg: Any) -> None:
         """Make the children and set `feature_info`, `num_features` and `head_hidden_size`."""
@@ -377,7 +396,6 @@ class Backbone(nn.Module):
             num_classes: its classes; 0 for none, so that `forward` gives what the classifier would have seen.
             global_pool: another pooling; the present one if not given.
         """
-        self.cfg = replace(self.cfg, num_classes=num_classes)
         self.num_classes = num_classes
         like = next(self.parameters())
         if self.parts.head:
@@ -391,6 +409,8 @@ class Backbone(nn.Module):
                 self.set_submodule(path, classifier(self.head_hidden_size, num_classes))
         for path in self.parts.classifier.split():
             self.get_submodule(path).to(device=like.device, dtype=like.dtype).apply(self.initialize)
+        pool = self.cfg.global_pool if global_pool is None else global_pool
+        self.cfg = replace(self.cfg, num_classes=num_classes, global_pool=pool)
 
     def reset_pool(self, pool_type: str) -> None:
         """Put in another pooling, where pooling and classifier sit on the model itself."""
@@ -436,6 +456,26 @@ class Backbone(nn.Module):
                 depths[name] = inside or (min(seen + 1, len(blocks)) if seen else 0)
             seen = inside or seen
         return depths
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the images that the model takes; where any size will do, the published one."""
+        cut = next((m for m in self.modules() if isinstance(m, PatchEmbed)), None)
+        size = cut.img_size if cut is not None and cut.strict_img_size else None
+        return (self.in_chans, *(size or self.pretrained_cfg.input_size[1:]))
+
+    @property
+    def preprocess(self) -> 'Preprocess':
+        """What images go through before they reach the model: that of its weights, at the size that it takes."""
+        from foveal.data.preprocess import resolve_data_config
+
+        return resolve_data_config(model=self)
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> Path:
+        """Save the model as it is published, with config and card: `foveal.save_pretrained`, which has the options."""
+        from foveal.save import save_pretrained
+
+        return save_pretrained(self, folder, **options)
 
     @property
     def default_cfg(self) -> PretrainedCfg:

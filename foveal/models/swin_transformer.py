@@ -1,5 +1,6 @@
 """Swin Transformer (arXiv:2103.14030), and the sizes found by search in S3 (arXiv:2111.14725)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -115,6 +116,13 @@ class WindowAttention(nn.Module):
             resized = resize_relative_table(table.detach(), old, self.window_size)
             self.relative_position_bias_table = nn.Parameter(resized, requires_grad=table.requires_grad)
         self.relative_position_index = relative_position_index(self.window_size, table.device)
+
+    def adapt(self, name: str, weight: Tensor) -> Tensor:
+        """A checkpoint's table for the present windows."""
+        side = (math.isqrt(weight.shape[0]) + 1) // 2
+        if name != 'relative_position_bias_table' or (2 * side - 1) ** 2 != weight.shape[0]:
+            return weight
+        return resize_relative_table(weight, (side, side), self.window_size)
 
     def reset_buffers(self) -> None:
         """Compute the index, which no checkpoint holds."""

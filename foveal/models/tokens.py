@@ -1,7 +1,8 @@
 """What flat transformers share: patches, prefix tokens, positions, token pooling."""
 
+import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -138,6 +139,24 @@ class TokenBackbone(Backbone):
         prefix = 0 if self.cfg.no_embed_class else self.num_prefix_tokens
         return resample_position_embedding(self.pos_embed, grid, self.patch_embed.grid_size, prefix)
 
+    def adapt(self, name: str, weight: Tensor) -> Tensor:
+        """A checkpoint's positions for the present grid of patches."""
+        if name != 'pos_embed' or weight.dim() != 3:
+            return weight
+        prefix = 0 if self.cfg.no_embed_class else self.num_prefix_tokens
+        new = self.patch_embed.grid_size or self.patch_embed.dynamic_feat_size(pair(self.cfg.img_size))
+        return resample_position_embedding(weight, new, self.published_grid(weight.shape[1] - prefix), prefix)
+
+    def published_grid(self, count: int) -> Grid:
+        """(height, width) of a checkpoint's grid of `count` patches: that of the published size, or else a square."""
+        grid = self.patch_embed.dynamic_feat_size(self.pretrained_cfg.input_size[1:])
+        side = math.isqrt(max(count, 0))
+        if grid[0] * grid[1] == count:
+            return grid
+        if not side or side * side != count:
+            raise ValueError(f'{count} positions are no square, and the published size has {grid[0]} x {grid[1]}')
+        return side, side
+
     def step(self, level: Level, x: Tensor) -> Tensor:
         return self.blocks.call(self.child(level.path), x)
 
@@ -234,6 +253,7 @@ class TokenBackbone(Backbone):
             table = resample_position_embedding(self.pos_embed.detach(), new, old, prefix)
             self.pos_embed = nn.Parameter(table.clone(), requires_grad=self.pos_embed.requires_grad)
         self.feature_info[:] = [level._replace(reduction=max(patch)) for level in self.feature_info]
+        self.cfg = replace(self.cfg, img_size=size, patch_size=patch)
 
     def no_weight_decay(self) -> set[str]:
         # the published set names all of them, whether a variant has them or not

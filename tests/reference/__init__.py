@@ -5,7 +5,14 @@ models      an architecture: parameters, widths, feature levels, default weights
             parameters), and outputs under the weights and inputs of `tests/deterministic.py`
 manifests   [architecture, [[name, shape, dtype, 'p' parameter or 'b' buffer], ...]]: its state dict, in order
 pretrained  [architecture, module, tags, those with weights]: the record of every tag, the default one first
+loaded      outputs of weights loaded for other sizes and channels, and of weights under their original authors' names:
+            architecture, options, the first 16 logits and the standard deviation of all; `names` are the file's
+            [name, shape] rows, where they are not those of the architecture; as measured on timm 1.0.31
+augment     policies, distributions and evaluation crops, as measured on timm 1.0.31 by `tests/make_augment_reference.py`
 list_models arguments of `list_models` and the names that they select
+schedules   learning rates of a grid of schedules, and
+groups      weight decay and learning rate of every parameter of a few architectures, as measured on timm 1.0.31;
+            `tests/make_schedule_reference.py` writes both
 """
 
 import json

@@ -1,0 +1,302 @@
+"""The operations that augmentation policies are made of, on arrays (height, width, channels).
+
+OpenCV does the work, three to ten times as fast as Pillow and torchvision at what costs most (moves, sharpness, blur);
+docs/augmentation.md has the measurements.
+
+Colours need uint8; geometric operations take uint8, uint16 and float32 of any number of channels.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, of Pillow's mode L
+LEVELS = np.arange(256)
+WARPS = {'nearest': cv2.INTER_NEAREST, 'bilinear': cv2.INTER_LINEAR, 'bicubic': cv2.INTER_CUBIC}
+
+
+class Settings(NamedTuple):
+    """What the operations of a policy share.
+
+    Attributes:
+        fill: Colour of what comes in from outside the image, one value a channel or one for all.
+        interpolation: Of geometric operations: nearest, bilinear, bicubic, or random (of the last two).
+        translate_const: Pixels that TranslateX and TranslateY move by at level 10.
+        translate_pct: Share of the side that TranslateXRel and TranslateYRel move by at level 10.
+    """
+
+    fill: tuple[int, ...] = (128,)
+    interpolation: str = 'random'
+    translate_const: float = 250
+    translate_pct: float = 0.45
+
+
+Generator = np.random.Generator
+
+
+def colours(image: np.ndarray, name: str) -> None:
+    """Refuse pixels whose range or meaning is not known."""
+    if image.dtype != np.uint8 or image.shape[2] not in (1, 3):
+        raise ValueError(
+            f'{name} needs a grey or RGB image of uint8, got {image.shape[2]} channels of {image.dtype}; '
+            'many-channel and deep images take geometric operations only'
+        )
+
+
+def table(image: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Replaces every pixel by what `levels` (256,) or (256, channels) says."""
+    levels = np.clip(levels, 0, 255).astype(np.uint8)
+    return cv2.LUT(image, levels.reshape(256, 1, -1)).reshape(image.shape)
+
+
+def scale(image: np.ndarray, factor: float, add: float = 0.0) -> np.ndarray:
+    """Each value times `factor` and plus `add`."""
+    return cv2.addWeighted(image, factor, image, 0, add).reshape(image.shape)
+
+
+def affine(image: np.ndarray, matrix: np.ndarray, settings: Settings, rng: Generator) -> np.ndarray:
+    """Moves every pixel: at (x, y) appears what was at matrix @ (x, y, 1).
+
+    Args:
+        image: Any depth and number of channels.
+        matrix: (2, 3), in pixels from the upper left corner, so that pixel centres lie at halves.
+        settings: Interpolation and fill.
+        rng: Picks the interpolation where it is random.
+    """
+    name = settings.interpolation
+    if name == 'random':
+        name = ('bilinear', 'bicubic')[rng.random() < 0.5]
+    matrix = np.array(matrix, np.float64)
+    matrix[:, 2] += matrix[:, :2].sum(1) / 2 - 0.5
+    height, width, channels = image.shape
+    fill = settings.fill if len(settings.fill) == channels else settings.fill[:1] * channels
+    flags = cv2.WARP_INVERSE_MAP | WARPS.get(name, cv2.INTER_CUBIC)
+    # OpenCV fills at most four channels at a time
+    parts = [
+        cv2.warpAffine(
+            np.ascontiguousarray(image[:, :, i : i + 4]) if channels > 4 else image,
+            matrix,
+            (width, height),
+            flags=flags,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=fill[i : i + 4],
+        ).reshape(height, width, -1)
+        for i in range(0, channels, 4)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
+
+
+def rotate(image: np.ndarray, degrees: float, settings: Settings, rng: Generator) -> np.ndarray:
+    """Turns about the centre, counter-clockwise."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    x, y = image.shape[1] / 2, image.shape[0] / 2
+    return affine(
+        image, np.array([[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y]]), settings, rng
+    )
+
+
+def shear_x(image: np.ndarray, factor: float, settings: Settings, rng: Generator) -> np.ndarray:
+    """Moves each row left by `factor` times its distance from the top."""
+    return affine(image, np.array([[1, factor, 0], [0, 1, 0]]), settings, rng)
+
+
+def shear_y(image: np.ndarray, factor: float, settings: Settings, rng: Generator) -> np.ndarray:
+    """Moves each column up by `factor` times its distance from the left."""
+    return affine(image, np.array([[1, 0, 0], [factor, 1, 0]]), settings, rng)
+
+
+def translate_x(image: np.ndarray, pixels: float, settings: Settings, rng: Generator) -> np.ndarray:
+    """Moves left."""
+    return affine(image, np.array([[1, 0, pixels], [0, 1, 0]]), settings, rng)
+
+
+def translate_y(image: np.ndarray, pixels: float, settings: Settings, rng: Generator) -> np.ndarray:
+    """Moves up."""
+    return affine(image, np.array([[1, 0, 0], [0, 1, pixels]]), settings, rng)
+
+
+def translate_x_rel(image: np.ndarray, share: float, settings: Settings, rng: Generator) -> np.ndarray:
+    """Moves left by a share of the width."""
+    return translate_x(image, share * image.shape[1], settings, rng)
+
+
+def translate_y_rel(image: np.ndarray, share: float, settings: Settings, rng: Generator) -> np.ndarray:
+    """Moves up by a share of the height."""
+    return translate_y(image, share * image.shape[0], settings, rng)
+
+
+def histograms(image: np.ndarray) -> list[np.ndarray]:
+    """Pixels of each level, for each channel."""
+    return [cv2.calcHist([image], [i], None, [256], [0, 256]).ravel().astype(np.int64) for i in range(image.shape[2])]
+
+
+def auto_contrast(image: np.ndarray) -> np.ndarray:
+    """Stretches each channel to the full range."""
+    colours(image, 'AutoContrast')
+    columns = []
+    for counts in histograms(image):
+        low, high = np.flatnonzero(counts)[[0, -1]]
+        columns.append(LEVELS if low == high else (LEVELS - low) * 255 // (high - low))
+    return table(image, np.stack(columns, axis=1))
+
+
+def equalize(image: np.ndarray) -> np.ndarray:
+    """Flattens the histogram of each channel."""
+    colours(image, 'Equalize')
+    columns = []
+    for counts in histograms(image):
+        # the last level that occurs is left out, so that it lands on 255 (as in AutoAugment, arXiv:1805.09501)
+        step = (counts.sum() - counts[np.flatnonzero(counts)[-1]]) // 255
+        below = np.cumsum(counts) - counts
+        columns.append((below + step // 2) // step if step else LEVELS)
+    return table(image, np.stack(columns, axis=1))
+
+
+def invert(image: np.ndarray) -> np.ndarray:
+    """The negative."""
+    colours(image, 'Invert')
+    return cv2.bitwise_not(image).reshape(image.shape)
+
+
+def posterize(image: np.ndarray, bits: float) -> np.ndarray:
+    """Keeps the highest `bits` of each pixel's eight: 8 or more is the image, 0 is black."""
+    colours(image, 'Posterize')
+    return image & np.uint8(255 << max(0, 8 - int(bits)) & 255)
+
+
+def solarize(image: np.ndarray, threshold: float) -> np.ndarray:
+    """Inverts the pixels from the threshold up."""
+    colours(image, 'Solarize')
+    return table(image, np.where(threshold > LEVELS, LEVELS, 255 - LEVELS))
+
+
+def solarize_add(image: np.ndarray, add: float, threshold: int = 128) -> np.ndarray:
+    """Adds to the pixels below the threshold."""
+    colours(image, 'SolarizeAdd')
+    return table(image, np.where(threshold > LEVELS, LEVELS + int(add), LEVELS))
+
+
+def color(image: np.ndarray, factor: float) -> np.ndarray:
+    """Saturation: 0 is grey, 1 the image, above 1 stronger."""
+    colours(image, 'Color')
+    if image.shape[2] == 1:
+        return image
+    return cv2.transform(image, factor * np.eye(3) + (1 - factor) * LUMA)
+
+
+def contrast(image: np.ndarray, factor: float) -> np.ndarray:
+    """Distance of every pixel from the mean grey of the image, times `factor`."""
+    colours(image, 'Contrast')
+    grey = image if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    mean = math.floor(cv2.mean(grey)[0] + 0.5)
+    return scale(image, factor, (1 - factor) * mean)
+
+
+def brightness(image: np.ndarray, factor: float) -> np.ndarray:
+    """Every pixel times `factor`."""
+    colours(image, 'Brightness')
+    return scale(image, factor)
+
+
+def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
+    """Distance of every pixel from a 3 x 3 blur, times `factor`: below 1 blurs, above 1 sharpens. The edge stays."""
+    colours(image, 'Sharpness')
+    kernel = np.full((3, 3), (1 - factor) / 13)
+    kernel[1, 1] = (5 + 8 * factor) / 13
+    result = cv2.filter2D(image, -1, kernel).reshape(image.shape)
+    result[[0, -1]], result[:, [0, -1]] = image[[0, -1]], image[:, [0, -1]]
+    return result
+
+
+def desaturate(image: np.ndarray, share: float) -> np.ndarray:
+    """Takes a share of the colour away."""
+    return color(image, 1 - share)
+
+
+def gaussian_blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Blurs by a Gaussian of this many pixels; the image is mirrored at its edge."""
+    side = 2 * math.ceil(4 * sigma) + 1
+    return cv2.GaussianBlur(image, (side, side), sigma).reshape(image.shape) if sigma > 0 else image
+
+
+def gaussian_blur_rand(image: np.ndarray, strength: float, settings: Settings, rng: Generator) -> np.ndarray:
+    """Blurs by a Gaussian of a random width, up to 2 pixels at strength 1."""
+    del settings
+    return gaussian_blur(image, 0.1 + (2 * strength - 0.1) * rng.random())
+
+
+# What an operation's argument is at a level: (level, sign, settings) -> argument. A level is a tenth of the strongest.
+Argument = Callable[[float, int, Settings], float]
+
+
+class Operation(NamedTuple):
+    """One operation of a policy.
+
+    Attributes:
+        apply: Takes the image, its argument unless `argument` is None, and where `random`, settings and generator.
+        argument: What the argument is at a level.
+        signed: Whether a level means its argument or the opposite one, by chance.
+        random: Whether the operation takes settings and draws numbers.
+    """
+
+    apply: Callable[..., np.ndarray]
+    argument: Argument | None = None
+    signed: bool = False
+    random: bool = False
+
+    def __call__(self, image: np.ndarray, level: float, rng: Generator, settings: Settings) -> np.ndarray:
+        """Applies the operation at a level, 0 to 10 and above."""
+        if self.argument is None:
+            return self.apply(image)
+        value = self.argument(level, 1 if self.signed and rng.random() < 0.5 else -1, settings)
+        return self.apply(image, value, settings, rng) if self.random else self.apply(image, value)
+
+
+def geometric(apply: Callable[..., np.ndarray], most: Callable[[Settings], float]) -> Operation:
+    """A move by up to `most` at level 10, either way."""
+    return Operation(apply, lambda level, sign, settings: sign * level / 10 * most(settings), signed=True, random=True)
+
+
+def enhance(apply: Callable[..., np.ndarray]) -> Operation:
+    """A factor that rises from 0.1 to 1.9, as in AutoAugment: level 5 changes nothing."""
+    return Operation(apply, lambda level, *_: 0.1 + 1.8 * level / 10)
+
+
+def enhance_increasing(apply: Callable[..., np.ndarray]) -> Operation:
+    """A factor whose distance from 1 rises with the level, either way."""
+    return Operation(apply, lambda level, sign, _: max(0.1, 1 + sign * 0.9 * level / 10), signed=True)
+
+
+def between(apply: Callable[..., np.ndarray], low: float, high: float, random: bool = False) -> Operation:
+    """An argument that rises from `low` to `high` and stays there."""
+    return Operation(apply, lambda level, *_: low + (high - low) * min(1, level / 10), random=random)
+
+
+ENHANCERS = {'Color': color, 'Contrast': contrast, 'Brightness': brightness, 'Sharpness': sharpness}
+OPERATIONS = {
+    'AutoContrast': Operation(auto_contrast),
+    'Equalize': Operation(equalize),
+    'Invert': Operation(invert),
+    'Rotate': geometric(rotate, lambda _: 30),
+    # three papers, three meanings of a level: the bits kept rise to 4, fall from 4, or rise from 4
+    'Posterize': Operation(posterize, lambda level, *_: min(4, int(level / 10 * 4))),
+    'PosterizeIncreasing': Operation(posterize, lambda level, *_: max(0, 4 - int(level / 10 * 4))),
+    'PosterizeOriginal': Operation(posterize, lambda level, *_: min(8, 4 + int(level / 10 * 4))),
+    'Solarize': Operation(solarize, lambda level, *_: min(256, int(level / 10 * 256))),
+    'SolarizeIncreasing': Operation(solarize, lambda level, *_: max(0, 256 - int(level / 10 * 256))),
+    'SolarizeAdd': Operation(solarize_add, lambda level, *_: min(128, int(level / 10 * 110))),
+    **{name: enhance(apply) for name, apply in ENHANCERS.items()},
+    **{f'{name}Increasing': enhance_increasing(apply) for name, apply in ENHANCERS.items()},
+    'ShearX': geometric(shear_x, lambda _: 0.3),
+    'ShearY': geometric(shear_y, lambda _: 0.3),
+    'TranslateX': geometric(translate_x, lambda settings: settings.translate_const),
+    'TranslateY': geometric(translate_y, lambda settings: settings.translate_const),
+    'TranslateXRel': geometric(translate_x_rel, lambda settings: settings.translate_pct),
+    'TranslateYRel': geometric(translate_y_rel, lambda settings: settings.translate_pct),
+    'Desaturate': between(desaturate, 0.5, 1),
+    'GaussianBlur': between(gaussian_blur, 0.1, 2),
+    'GaussianBlurRand': between(gaussian_blur_rand, 0, 1, random=True),
+}

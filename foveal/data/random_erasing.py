@@ -1,0 +1,126 @@
+"""Random erasing (arXiv:1708.04896) of whole batches, on the device where they are."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from foveal.data.philox import normal, uniform
+
+MODES = ('const', 'rand', 'pixel')
+TRIES = 10
+# numbers of a box's noise that an address has: four times this, enough for 4096 x 4096 pixels of four channels
+NOISE_DRAWS = 1 << 24
+
+
+class Box(NamedTuple):
+    """A box to erase: of which sample of the batch, the how manieth of that sample, and where."""
+
+    sample: int
+    number: int
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class RandomErasing:
+    """Replaces boxes of images by a constant or by noise.
+
+    What happens to an image depends on the seed and its address alone, not on the batch around it.
+
+    Attributes:
+        probability: That an image has boxes erased.
+        min_area, max_area: Range of the erased share of the image's area; several boxes share it.
+        min_aspect, max_aspect: Range of a box's height divided by its width, drawn on a log scale; max_aspect is
+            1 / min_aspect where absent.
+        mode: const (zeros: the mean colour of normalised images), rand (one normal colour a box) or pixel (noise).
+        min_count, max_count: Range of the number of boxes; max_count is min_count where absent.
+        num_splits: Above 1, the batch is made of augmentation splits, and the first of them is left alone.
+    """
+
+    probability: float = 0.5
+    min_area: float = 0.02
+    max_area: float = 1 / 3
+    min_aspect: float = 0.3
+    max_aspect: float | None = None
+    mode: str = 'const'
+    min_count: int = 1
+    max_count: int | None = None
+    num_splits: int = 0
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f're_mode must be one of {", ".join(MODES)}, got {self.mode!r}')
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f're_prob is a probability, in [0, 1], got {self.probability}')
+        if not 0 < self.min_area <= self.max_area <= 1:
+            raise ValueError(f'0 < min_area <= max_area <= 1 is needed, got {self.min_area} and {self.max_area}')
+        if not 0 < self.min_aspect <= (self.max_aspect or 1 / self.min_aspect):
+            raise ValueError(f'0 < min_aspect <= max_aspect is needed, got {self.min_aspect} and {self.max_aspect}')
+        if not 1 <= self.min_count <= (self.max_count or self.min_count):
+            raise ValueError(f'1 <= min_count <= max_count is needed, got {self.min_count} and {self.max_count}')
+
+    def __call__(self, images: torch.Tensor, addresses: np.ndarray | torch.Tensor, seed: int = 0) -> torch.Tensor:
+        """Erases in place.
+
+        Args:
+            images: Float, normalised (batch, channels, height, width).
+            addresses: Integers (batch, 3): epoch, index and repeat of each sample.
+            seed: Of the run.
+
+        Returns:
+            The same tensor.
+        """
+        addresses = torch.as_tensor(addresses, dtype=torch.int64)
+        boxes = self.boxes(addresses, images.shape[-2:], seed)
+        noise = self.noise(boxes, addresses, images, seed)
+        for i, box in enumerate(boxes):
+            part = images[box.sample, :, box.top : box.top + box.height, box.left : box.left + box.width]
+            part.copy_(noise[i].expand_as(part)) if self.mode != 'const' else part.zero_()
+        return images
+
+    def boxes(self, addresses: torch.Tensor, size: tuple[int, ...], seed: int) -> list[Box]:
+        """The boxes of a batch of (height, width)."""
+        height, width = size
+        skipped = len(addresses) // self.num_splits if self.num_splits > 1 else 0
+        first = uniform(addresses, torch.zeros(len(addresses), dtype=torch.int64), seed)
+        chosen = [i for i in (first[:, 0] < self.probability).nonzero()[:, 0].tolist() if i >= skipped]
+        most = self.max_count or self.min_count
+        tries = torch.arange(1, 1 + most * TRIES).expand(len(chosen), -1)
+        numbers = uniform(addresses[chosen, None].expand(-1, most * TRIES, -1), tries, seed)
+        tried = numbers.view(len(chosen), most, TRIES, 4).tolist()
+        low, high = math.log(self.min_aspect), math.log(self.max_aspect or 1 / self.min_aspect)
+        boxes = []
+        for sample, rows in zip(chosen, tried, strict=True):
+            count = self.min_count + int(first[sample, 1] * (most - self.min_count + 1))
+            for k in range(count):
+                for area, aspect, top, left in rows[k]:
+                    share = (self.min_area + area * (self.max_area - self.min_area)) * height * width / count
+                    root = math.exp((low + aspect * (high - low)) / 2)
+                    h, w = round(math.sqrt(share) * root), round(math.sqrt(share) / root)
+                    if 0 < h < height and 0 < w < width:
+                        boxes.append(Box(sample, k, int(top * (height - h + 1)), int(left * (width - w + 1)), h, w))
+                        break
+        return boxes
+
+    def noise(self, boxes: list[Box], addresses: torch.Tensor, images: torch.Tensor, seed: int) -> list[torch.Tensor]:
+        """What the boxes are filled with, each (channels, height, width) or (channels, 1, 1); drawn at one go."""
+        if self.mode == 'const' or not boxes:
+            return []
+        channels, device = images.shape[1], images.device
+        shapes = [(channels, b.height, b.width) if self.mode == 'pixel' else (channels, 1, 1) for b in boxes]
+        draws = torch.tensor([-(-math.prod(shape) // 4) for shape in shapes])
+        starts = torch.tensor([(1 + box.number) * NOISE_DRAWS for box in boxes])
+        of_box = torch.arange(len(boxes), device=device).repeat_interleave(
+            draws.to(device), output_size=int(draws.sum())
+        )
+        starts = starts - (draws.cumsum(0) - draws)
+        places = torch.arange(len(of_box), device=device) + starts.to(device)[of_box]
+        samples = addresses[[box.sample for box in boxes]].to(device)
+        numbers = normal(samples[of_box], places, seed).to(images.dtype).flatten()
+        parts = numbers.split((4 * draws).tolist())
+        return [part[: math.prod(shape)].view(shape) for part, shape in zip(parts, shapes, strict=True)]

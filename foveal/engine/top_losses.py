@@ -1,0 +1,74 @@
+"""The images that a model is most wrong about."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One image and what was made of it.
+
+    Attributes:
+        index: In the data set.
+        loss: Cross-entropy.
+        truth, guess: Class indices.
+        truth_probability, guess_probability: What the model gave them.
+    """
+
+    index: int
+    loss: float
+    truth: int
+    guess: int
+    truth_probability: float
+    guess_probability: float
+
+    def to_dict(self, name: str, classes: list[str]) -> dict[str, Any]:
+        """For a report, with names."""
+        return asdict(self) | {'name': name, 'truth': classes[self.truth], 'guess': classes[self.guess]}
+
+
+class TopLosses:
+    """Keeps the images of the largest losses.
+
+    Args:
+        keep: How many.
+    """
+
+    def __init__(self, keep: int = 48):
+        self.keep = keep
+        self.rows: list[Mistake] = []
+
+    def update(self, logits: Tensor, targets: Tensor, addresses: Tensor) -> None:
+        """Takes logits (batch, classes), class indices (batch,) and addresses (batch, 3)."""
+        losses = cross_entropy(logits, targets, reduction='none')
+        worst = losses.topk(min(self.keep, len(losses)))
+        chances = logits[worst.indices].softmax(1)
+        guess = chances.max(1)
+        truths = targets[worst.indices]
+        columns = (
+            addresses[worst.indices.cpu(), 1],
+            worst.values,
+            truths,
+            guess.indices,
+            chances.gather(1, truths[:, None])[:, 0],
+            guess.values,
+        )
+        self.rows += [Mistake(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+        self.rows = largest(self.rows, self.keep)
+
+    def compute(self) -> list[Mistake]:
+        """The worst first; under torchrun of all processes."""
+        every = [self.rows]
+        if dist.is_initialized():
+            every = [[] for _ in range(dist.get_world_size())]
+            dist.all_gather_object(every, self.rows)
+        return largest([row for rows in every for row in rows], self.keep)
+
+
+def largest(rows: list[Mistake], keep: int) -> list[Mistake]:
+    """The rows of the largest losses; of equal ones, the first in the data set."""
+    return sorted(rows, key=lambda row: (-row.loss, row.index))[:keep]

@@ -1,0 +1,169 @@
+"""Tensors that take their step together: small ones joined or stacked, large ones as they lie in memory."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foveal.optim.program import Formula, Traits, compiled, program
+
+SMALL = 16_384  # elements: below, a tensor costs more by its call than by its memory traffic
+SMALL_CUDA = 1_048_576  # on a GPU a launch costs as much as more traffic
+
+
+def dense(t: Tensor) -> bool:
+    """Whether the elements of a tensor fill one piece of memory, in whatever order of dimensions."""
+    expected = 1
+    for stride, size in sorted((st, sz) for st, sz in zip(t.stride(), t.shape, strict=True) if sz != 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def local(t: Tensor) -> Tensor:
+    """What a tensor, perhaps a distributed one, holds here."""
+    t = t.detach()
+    return t.to_local() if hasattr(t, 'to_local') else t
+
+
+class Bucket:
+    """Parameters that one call updates.
+
+    Args:
+        params: One, or several of one dtype, device and step count, of one shape too unless `sees` is 'elements'.
+        states: Their state, one dict a parameter.
+        names: Names of the state tensors that the update takes.
+        kind: The formula that they take.
+        sees: How the update sees them; see `foveal.optim.engine`.
+        loose: One parameter taken in its own shape: not dense in memory, or distributed and with reductions.
+    """
+
+    def __init__(
+        self,
+        params: list[Tensor],
+        states: list[dict[str, Any]],
+        names: tuple[str, ...],
+        kind: str,
+        sees: str,
+        loose: bool = False,
+    ) -> None:
+        self.params, self.states, self.names = params, states, names
+        self.kind, self.sees, self.loose = kind, sees, loose
+        self.distributed = hasattr(params[0], 'to_local') and not loose
+        self.pieces = [self.view(p, p) for p in params]
+        assert params[0].grad is not None
+        self.gradient_dtype = params[0].grad.dtype
+        self.strides = [local(p).stride() for p in params]
+        self.sizes = [t.numel() for t in self.pieces]
+        self.p = self.stack(self.pieces)
+        self.tensors = [self.keep(name) for name in names]
+        self.seen = [[state[name] for name in names] for state in states]
+        self.pointers = [p.data_ptr() for p in params]
+        self.device = self.p.device
+        self.compiles = False
+        self.formula: Formula | None = None
+        self.advance: Callable[..., None] | None = None
+
+    def current(self) -> bool:
+        """Whether the tensors are still those seen when the bucket was made."""
+        for p, pointer, state, seen in zip(self.params, self.pointers, self.states, self.seen, strict=True):
+            if p.data_ptr() != pointer or any(state[name] is not t for name, t in zip(self.names, seen, strict=True)):
+                return False
+        return True
+
+    def view(self, t: Tensor, p: Tensor) -> Tensor:
+        """A parameter or one of its states as the update sees it before stacking, in the same memory."""
+        if self.loose:
+            return t.detach()
+        t = local(t)
+        return t.as_strided((t.numel(),), (1,)) if self.sees != 'tensors' and t.shape == local(p).shape else t
+
+    def gradients(self) -> Tensor:
+        """The gradients as the update gets them."""
+        parts: list[Tensor] = [p.grad for p in self.params]  # type: ignore[misc]
+        if self.distributed:
+            parts = [local(g) for g in parts]
+        if self.sees != 'tensors' and not self.loose:
+            for i, (g, stride) in enumerate(zip(parts, self.strides, strict=True)):
+                if g.stride() != stride or g.dtype != self.gradient_dtype:  # in the parameter's order of memory
+                    parts[i] = torch.empty_strided(g.shape, stride, dtype=self.gradient_dtype, device=g.device).copy_(g)
+            parts = [g.as_strided((size,), (1,)) for g, size in zip(parts, self.sizes, strict=True)]
+        return self.stack(parts)
+
+    def stack(self, tensors: list[Tensor]) -> Tensor:
+        """Views as the one tensor that the update gets; shares the memory of a single one."""
+        if self.sees == 'elements' and not self.loose:
+            return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+        return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
+
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The other way round: views of the single tensors."""
+        return x.split(self.sizes) if self.sees == 'elements' and not self.loose else x.unbind()
+
+    def keep(self, name: str) -> Tensor:
+        """A state of all as the update gets it, which the single states become views of: nothing is moved in a step."""
+        whole = [state[name] for state in self.states]
+        x = self.stack([self.view(t, p) for t, p in zip(whole, self.params, strict=True)])
+        if len(whole) > 1:
+            for state, t, part in zip(self.states, whole, self.split(x), strict=True):
+                state[name] = part.as_strided(t.shape, t.stride()) if part.shape != t.shape else part
+        return x.view(-1, *[1] * (self.p.ndim - 1)) if x.ndim == 1 and self.p.ndim > 1 else x
+
+    def variant(self) -> tuple[Any, ...]:
+        """What a kernel is compiled for besides its formula."""
+        return self.device, self.p.ndim, self.gradient_dtype, *(t.dtype for t in (self.p, *self.tensors))
+
+    def plain(self) -> bool:
+        """Whether a kernel made for one such bucket serves all of the same variant, whatever their sizes."""
+        return self.device.type == 'cpu' and self.sees != 'tensors' and 64 < self.p.numel() < 2**31
+
+    def run(self, formula: Formula, numbers: Any) -> None:
+        """Takes a step.
+
+        Args:
+            formula: What to run.
+            numbers: The formula's floats, in order; one tensor where compiled.
+        """
+        if self.formula is not formula:
+            self.formula = formula
+            self.advance = compiled(formula, self.plain(), self.variant()) if self.compiles else program(formula)
+        assert self.advance
+        if len(self.params) == 1:
+            self.advance(self.p, self.gradients(), self.tensors, numbers)
+            return
+        p = self.stack(self.pieces)
+        self.advance(p, self.gradients(), self.tensors, numbers)
+        torch._foreach_copy_(self.pieces, list(self.split(p)))
+
+
+def buckets(
+    params: Iterable[tuple[Tensor, dict[str, Any], tuple[str, ...], str, Traits]], join: bool = True
+) -> list[Bucket]:
+    """Sorts parameters into as few buckets as pay.
+
+    Args:
+        params: Each with its state, the names of its state tensors, its kind and the traits of that.
+        join: Whether to join or stack small ones.
+    """
+    alone, together = [], {}  # type: list[Bucket], dict[Any, list[tuple[Tensor, dict[str, Any]]]]
+    for p, state, names, kind, traits in params:
+        distributed, sees = hasattr(p, 'to_local'), traits.sees
+        loose = distributed and sees != 'elements'
+        if sees != 'tensors' and not loose:
+            alike = (state[n].stride() == p.stride() for n in names if state[n].shape == p.shape)
+            loose = not dense(local(p)) or not all(alike)
+        limit = traits.stack if traits.stack is not None else SMALL_CUDA if p.device.type == 'cuda' else SMALL
+        if loose or distributed or not join or p.numel() > limit:
+            alone.append(Bucket([p], [state], names, kind, sees, loose))
+            continue
+        assert p.grad is not None
+        shape = None if sees == 'elements' else p.shape
+        dtypes = (p.dtype, p.grad.dtype, *(state[n].dtype for n in names))
+        key = (kind, sees, names, p.device, dtypes, shape, float(state['step']))
+        together.setdefault(key, []).append((p, state))
+    for key, members in together.items():
+        kind, sees, names = key[:3]
+        alone.append(Bucket([p for p, _ in members], [state for _, state in members], names, kind, sees))
+    return alone

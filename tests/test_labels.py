@@ -1,0 +1,64 @@
+"""Names of classes: the tables, and which belongs to a model."""
+
+import re
+
+import pytest
+from torchvision.models import ResNet50_Weights
+
+import foveal
+from foveal.labels import SUBSETS, Label, labels_of, subset_of, table
+
+
+def test_imagenet_is_in_the_order_of_its_ids_with_torchvision_s_names() -> None:
+    labels = table('imagenet-1k')
+    ids = [label.name for label in labels]
+    assert ids == sorted(set(ids))
+    assert all(re.fullmatch(r'n\d{8}', each) for each in ids)
+    assert [label.description for label in labels] == ResNet50_Weights.IMAGENET1K_V2.meta['categories']
+
+
+@pytest.mark.parametrize(
+    ('index', 'label'),
+    [  # as ILSVRC 2012 publishes them
+        (0, Label('n01440764', 'tench')),
+        (134, Label('n02012849', 'crane bird')),
+        (285, Label('n02124075', 'Egyptian cat')),
+        (517, Label('n03126707', 'crane')),
+        (985, Label('n11939491', 'daisy')),
+        (999, Label('n15075141', 'toilet tissue')),
+    ],
+)
+def test_classes_that_everybody_knows(index: int, label: Label) -> None:
+    assert table('imagenet-1k')[index] == label
+
+
+def test_tables_have_the_classes_that_they_promise() -> None:
+    for name, count in SUBSETS.items():
+        assert len(table(name)) == count
+
+
+def test_an_unknown_table_is_named() -> None:
+    with pytest.raises(ValueError, match=r"'imagenet-1'; did you mean 'imagenet-1k'"):
+        table('imagenet-1')
+
+
+@pytest.mark.parametrize(
+    ('name', 'subset'),
+    [('resnet50.a1_in1k', 'imagenet-1k'), ('convnext_tiny.fb_in22k', None), ('vit_small_patch14_dinov2.lvd142m', None)],
+)
+def test_the_table_of_published_weights(name: str, subset: str | None) -> None:
+    assert subset_of(foveal.get_pretrained_cfg(name)) == subset
+
+
+def test_labels_of_a_model() -> None:
+    model = foveal.create_model('test_resnet')
+    assert labels_of(model) == table('imagenet-1k')
+    model.reset_classifier(5)
+    assert labels_of(model) is None, 'other classes than those of the weights'
+    assert labels_of(foveal.create_model('test_resnet', num_classes=5)) is None
+
+
+def test_names_in_the_record_go_first() -> None:
+    said = {'num_classes': 2, 'label_names': ('n1', 'n2'), 'label_descriptions': {'n2': 'a cup'}}
+    model = foveal.create_model('test_resnet', pretrained_cfg_overlay=said)
+    assert labels_of(model) == (Label('n1', 'n1'), Label('n2', 'a cup'))

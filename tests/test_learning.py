@@ -1,0 +1,201 @@
+"""What a run learns from and keeps: losses, teachers, running means, frozen parts, the best epochs."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import foveal
+from foveal.cli import main
+from foveal.engine import checkpoint
+from foveal.engine import train as training
+from foveal.engine.build import freeze, hold_frozen_statistics
+from foveal.engine.config import TrainConfig
+from foveal.engine.train import train
+from tests.images import write_folder
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp('data') / 'colours', per_class=16)
+
+
+@pytest.fixture
+def config(folder: Path, tmp_path: Path) -> TrainConfig:
+    """A run of four updates an epoch."""
+    return TrainConfig(
+        data=str(folder), model='test_convnext', img_size=32, epochs=2, warmup_epochs=0.5, batch_size=12, lr=2e-3,
+        workers=0, device='cpu', output=str(tmp_path / 'run'), threads=1,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def teacher(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a run whose model is wider than the student's."""
+    output = str(tmp_path_factory.mktemp('teacher') / 'run')
+    train(
+        TrainConfig(
+            data=str(folder), model='test_resnet', img_size=32, epochs=1, batch_size=12, workers=0, device='cpu',
+            mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), output=output, threads=1,
+        )
+    )  # fmt: skip
+    return output
+
+
+def test_running_mean_is_what_is_judged_and_kept(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    original = training.update
+
+    def update(run: Any, *rest: Any) -> torch.Tensor:
+        loss = original(run, *rest)
+        seen.append(run.model.head.fc.weight.detach().clone())
+        return loss
+
+    monkeypatch.setattr(training, 'update', update)
+    run = train(replace(config, ema=0.9))
+    mean = seen[0]
+    for weight in seen[1:]:
+        mean = 0.9 * mean + 0.1 * weight
+    last = checkpoint.load(config.output, 'last')
+    # eight float32 roundings
+    torch.testing.assert_close(last.extra['ema:head.fc.weight'], mean, rtol=1e-5, atol=1e-8)
+    assert torch.equal(last.weights['head.fc.weight'], seen[-1])
+    best = checkpoint.load(config.output)
+    # the epoch that was best was judged by its running mean: validate finds the same
+    assert main(['validate', config.output, '--data', config.data, '--workers', '0', '--threads', '1']) == 0
+    assert run.ema is not None
+    if best.header['epoch'] == 2:
+        assert torch.equal(best.weights['head.fc.weight'], run.ema.model.head.fc.weight)
+
+
+LEARNING: list[dict[str, Any]] = [
+    {'ema': 0.9, 'ema_options': {'warmup': True, 'dtype': 'bfloat16'}},
+    {'distill': 'feature'},
+    {'distill': 'logit', 'distill_options': {'temperature': 2.0, 'task_weight': 0.5}, 'mixup': 0.5, 'keep': 2},
+]
+
+
+@pytest.mark.parametrize('options', LEARNING, ids=['ema', 'feature', 'logit'])
+def test_resumed_run_equals_an_unbroken_one(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher: str, options: dict[str, Any]
+) -> None:
+    config = replace(config, **options, teacher=teacher if 'distill' in options else None)
+    unbroken = replace(config, output=str(tmp_path / 'unbroken'))
+    train(unbroken)
+    original, made = training.stop_agreed, []
+
+    def stop_agreed(step: int, *rest: Any) -> bool:
+        made.append(step)
+        return len(made) == 3 or original(step, *rest)
+
+    monkeypatch.setattr(training, 'stop_agreed', stop_agreed)
+    stopped = train(config)
+    assert (stopped.epoch, stopped.step) == (0, 3)
+    train(replace(config, resume='auto'))
+    broken, whole = (checkpoint.load(Path(run.output) / 'last.safetensors') for run in (config, unbroken))
+    for ours, theirs in ((broken.weights, whole.weights), (broken.extra, whole.extra)):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    kinds = {name.partition(':')[0] for name in whole.extra}
+    assert ('ema' in kinds, 'task' in kinds) == ('ema' in options, options.get('distill') == 'feature')
+
+
+def test_the_best_epochs_are_kept(config: TrainConfig) -> None:
+    run = train(replace(config, epochs=4, keep=2))
+    ranked = sorted(run.history, key=lambda row: (-row['val_top1'], row['epoch']))
+    files = sorted(Path(config.output, 'checkpoints').iterdir())
+    assert [file.name for file in files] == [
+        f'epoch-{epoch:04}.safetensors' for epoch in sorted(row['epoch'] for row in ranked[:2])
+    ]
+    out = Path(config.output) / 'mean.safetensors'
+    assert main(['average', *map(str, files), '--output', str(out), '--greedy', '--data', config.data]) == 0
+    assert checkpoint.load(out).header['model'] == 'test_convnext'
+
+
+@pytest.mark.parametrize(('loss', 'options'), [('bce', {'bce_target_thresh': 0.2}), ('asl', {}), ('poly', {})])
+def test_other_losses_learn(config: TrainConfig, loss: str, options: dict[str, Any]) -> None:
+    run = train(replace(config, loss=loss, loss_options=options, epochs=4, lr=4e-3))
+    assert run.history[-1]['train_loss'] < run.history[0]['train_loss']
+    assert run.history[-1]['val_top1'] > 60
+
+
+def test_frozen_parts_stay(config: TrainConfig) -> None:
+    config = replace(config, model='test_resnet', freeze=['conv1*', 'bn1*', 'layer1.*'], clip_grad=0.1, clip_mode='agc')
+    run = train(config)
+    torch.manual_seed(config.seed)
+    before = foveal.create_model('test_resnet', num_classes=len(run.classes)).state_dict()
+    for name, tensor in run.model.state_dict().items():
+        frozen = name.startswith(('conv1', 'bn1', 'layer1.'))
+        counter = name.endswith('num_batches_tracked')
+        assert torch.equal(tensor, before[name]) == frozen, name if not counter else ''
+
+
+def test_frozen_statistics_are_those_of_frozen_norms() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm2d(2))
+    freeze(model, ['0.*'])
+    hold_frozen_statistics(model.train())
+    assert [module.training for module in model] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ('options', 'said'),
+    [
+        ({'loss': 'bec'}, "loss_type 'bec' is unknown; did you mean 'bce'"),
+        ({'loss_options': {'bce_treshold': 1}}, "loss_options has no option 'bce_treshold'"),
+        ({'loss': 'asl', 'mixup': 0.2}, 'asl wants class indices: no mixing'),
+        ({'clip_mode': 'agx'}, "clip_mode must be one of norm, value, agc, got 'agx'"),
+        ({'ema': 1.5}, r'ema must be in \[0, 1\), got 1.5'),
+        ({'ema': 0.9, 'ema_options': {'warm_up': True}}, "ema_options has no option 'warm_up'; did you mean 'warmup'"),
+        ({'freeze': ['stems*']}, r"freeze 'stems\*' names no parameter"),
+        ({'freeze': ['*']}, 'leaves nothing to learn'),
+        ({'teacher': 'no/where'}, 'checkpoint no/where does not exist'),
+        ({'distill': 'logits'}, "distill must be one of logit, feature, token, got 'logits'"),
+        ({'keep': -1}, 'keep must be at least 0, got -1'),
+    ],
+)
+def test_what_cannot_be_is_refused(config: TrainConfig, options: dict[str, Any], said: str) -> None:
+    with pytest.raises((ValueError, OSError), match=said):
+        train(replace(config, **options))
+
+
+def test_token_distillation_wants_a_second_classifier(config: TrainConfig, teacher: str) -> None:
+    with pytest.raises(ValueError, match='ConvNeXt has no classifier to distil into'):
+        train(replace(config, teacher=teacher, distill='token'))
+    with pytest.raises(ValueError, match="distill_options has no option 'kind'; legal are distill_weight, task_weight"):
+        train(replace(config, teacher=teacher, distill_options={'kind': 'hard'}, output=config.output + '2'))
+
+
+@pytest.mark.parametrize('precision', ['bf16', 'fp16'])
+def test_low_precision_learns_and_resumes(config: TrainConfig, tmp_path: Path, precision: str) -> None:
+    """float16 scales its loss, and what the scale has become goes on with the run."""
+    config = replace(config, precision=precision, clip_grad=1.0)
+    unbroken = replace(config, output=str(tmp_path / 'unbroken'))
+    run = train(unbroken)
+    assert run.history[-1]['train_loss'] < run.history[0]['train_loss']
+    assert run.scaler.is_enabled() == (precision == 'fp16')
+    stopped = train(replace(config, save_updates=3))
+    assert stopped.scaler.state_dict() == run.scaler.state_dict()
+    assert all(p.dtype == torch.float32 for p in run.model.parameters())
+
+
+def test_compiled_run_equals_an_eager_one(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward and backward as traced graphs. Inductor's kernels for them would take half a minute."""
+    modes, original = [], nn.Module.compile
+
+    def traced(self: nn.Module, mode: str) -> None:
+        modes.append(mode)
+        original(self, backend='aot_eager')
+
+    monkeypatch.setattr(nn.Module, 'compile', traced)
+    config = replace(config, epochs=1)
+    eager, compiled = train(config), train(replace(config, compile='default', output=str(tmp_path / 'compiled')))
+    torch._dynamo.reset()
+    assert modes == ['default']
+    # the traced backward pass adds float32 gradients in another order
+    for a, b in zip(eager.model.parameters(), compiled.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
