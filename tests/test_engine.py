@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ def test_a_signal_to_the_whole_group_stops_cleanly(config: TrainConfig, monkeypa
 
 def test_who_will_not_wait_interrupts_by_a_second_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(training.time, 'monotonic', lambda: clock[0])
+    monkeypatch.setattr(time, 'monotonic', lambda: clock[0])
     with training.stop_signals() as event:
         for clock[0] in (5.0, 5.5):
             signal.raise_signal(signal.SIGINT)

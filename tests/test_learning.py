@@ -12,8 +12,8 @@ import foveal
 from foveal.cli import main
 from foveal.engine import checkpoint
 from foveal.engine import train as training
-from foveal.engine.build import freeze, hold_frozen_statistics
 from foveal.engine.config import TrainConfig
+from foveal.engine.learning import freeze, hold_frozen_statistics
 from foveal.engine.train import train
 from tests.images import write_folder
 

@@ -1,119 +1,177 @@
-"""From what a configuration asks to what learns: loss, mixing, teacher, frozen parts, running mean."""
+"""From a configuration to a run: data, model, optimizer, loaders."""
 
-import inspect
-from fnmatch import fnmatchcase
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parallel import DistributedDataParallel
 
-from foveal.data import Mixup, Preprocess
-from foveal.engine import tasks
-from foveal.engine.checkpoint import load_model
+from foveal.data import Augment, ImageDataset, Loader, create_dataset, create_loader, resolve_data_config
+from foveal.data.dataset import check_channels
+from foveal.data.source import is_named
+from foveal.data.stream import StreamDataset
+from foveal.engine import distributed
 from foveal.engine.config import TrainConfig
-from foveal.engine.ema import Ema
-from foveal.errors import near
-from foveal.loss import create_classification_loss
+from foveal.engine.learning import build_ema, build_loss, build_task, freeze, mixing
+from foveal.engine.precision import grad_scaler
+from foveal.engine.run import Run
+from foveal.engine.schedule import build_schedule
+from foveal.factory import create_model
+from foveal.optim import create_optimizer
 
-# what other fields of the configuration decide
-OF_LOSS = {'loss_type', 'smoothing', 'soft_targets', 'multi_label', 'jsd_splits'}
-DISTILLATIONS: dict[str, type[tasks.Distillation]] = {
-    'logit': tasks.LogitDistillation,
-    'feature': tasks.FeatureDistillation,
-    'token': tasks.TokenDistillation,
-}
+Samples = ImageDataset | StreamDataset
 
 
-def build_loss(config: TrainConfig, mixed: bool) -> nn.Module:
-    """The loss of a batch; of one that is mixed, targets are distributions and smoothed already.
-
-    Raises:
-        ValueError: An unknown loss or option, or a combination that means nothing.
-    """
-    legal = set(inspect.signature(create_classification_loss).parameters) - OF_LOSS
-    check_options('loss_options', config.loss_options, legal)
-    return create_classification_loss(
-        config.loss, smoothing=config.smoothing, soft_targets=mixed, **config.loss_options
+def build(
+    config: TrainConfig, process: distributed.Process, train_set: Samples, val_set: Samples
+) -> tuple[Run, Loader, Loader]:
+    """The model, what trains it, and the loaders."""
+    torch.manual_seed(config.seed)
+    model_options: dict[str, Any] = {**config.model_options}
+    if config.in_chans is not None:
+        model_options['in_chans'] = config.in_chans
+    model = create_model(
+        config.model,
+        pretrained=config.pretrained,
+        checkpoint_path=config.checkpoint,
+        num_classes=len(train_set.classes),
+        **model_options,
     )
+    asked = {key: getattr(config, key) for key in ('mean', 'std', 'crop_pct', 'crop_mode', 'interpolation')}
+    asked |= {'img_size': config.img_size or model_options.get('img_size'), 'in_chans': model_options.get('in_chans')}
+    preprocess = resolve_data_config(asked, model=model)
+    check_channels(train_set, preprocess.input_size[0])
+    channels_last = process.device.type in ('cpu', 'cuda') if config.channels_last is None else config.channels_last
+    model.to(process.device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    if config.grad_checkpointing:
+        model.set_grad_checkpointing()
+    freeze(model, config.freeze)
+    task = build_task(config, model, preprocess, process.device)
+    # a projection of features learns too
+    optimizer = build_optimizer(config, task if len(list(task.parameters())) > len(list(model.parameters())) else model)
 
-
-def mixing(config: TrainConfig, num_classes: int, epoch: int) -> Mixup | None:
-    """Mixup and cutmix, where an epoch has them."""
-    is_over = 0 < config.mixup_off_epoch <= epoch
-    if is_over or not (config.mixup or config.cutmix or config.cutmix_minmax):
-        return None
-    return Mixup(
-        config.mixup,
-        config.cutmix,
-        config.cutmix_minmax,
-        config.mixup_prob,
-        config.mixup_switch_prob,
-        config.mixup_mode,
-        label_smoothing=config.smoothing,
-        num_classes=num_classes,
+    shared: dict[str, Any] = {
+        **preprocess,
+        'batch_size': config.batch_size,
+        'num_workers': config.workers,
+        'bad_samples': config.bad_samples,
+        'bad_limit': config.bad_limit,
+        'seed': config.seed,
+        'rank': process.rank,
+        'world_size': process.world_size,
+        'device': process.device,
+        'channels_last': channels_last,
+    }
+    build_loss(config, mixing(config, len(train_set.classes), 0) is not None)  # what cannot be is said now
+    augment = {field.name: getattr(config, field.name) for field in fields(Augment) if field.name != 'auto_augment'}
+    augment |= {'auto_augment': config.aa, 're_prob': config.reprob, 're_mode': config.remode}
+    train_loader = create_loader(
+        train_set,
+        is_training=True,
+        no_aug=config.no_aug,
+        re_count=config.recount,
+        num_aug_repeats=config.aug_repeats,
+        **augment,
+        **shared,
     )
+    val_loader = create_loader(val_set, **shared)
+    scheduler, total_epochs = build_schedule(config, optimizer, updates_per_epoch(train_loader, config.grad_accum))
+    global_batch = config.batch_size * config.grad_accum * process.world_size
+    run = Run(
+        config,
+        task,
+        build_ema(config, model),
+        grad_scaler(process.device, config.precision),
+        optimizer,
+        scheduler,
+        total_epochs,
+        train_set.classes,
+        preprocess,
+        model_options,
+        global_batch,
+    )
+    return run, train_loader, val_loader
 
 
-def build_task(config: TrainConfig, model: nn.Module, preprocess: Preprocess, device: torch.device) -> tasks.Task:
-    """The model and what it learns from, on a device.
-
-    Raises:
-        ValueError, OSError: A teacher that cannot be had or is of another kind.
-    """
-    loss = build_loss(config, mixed=False)
-    if config.teacher is None:
-        return tasks.Task(model, loss).to(device)
-    loaded = load_model(config.teacher, pretrained=True)
-    teacher = tasks.Teacher(loaded.model, loaded.preprocess, preprocess).to(device)
-    cls = DISTILLATIONS[config.distill]
-    legal = {'task_weight', 'distill_weight', *inspect.signature(cls.__init__).parameters}
-    check_options('distill_options', config.distill_options, legal - {'self', 'model', 'loss', 'teacher', 'options'})
-    return cls(model, loss, teacher, **config.distill_options).to(device)
-
-
-def build_ema(config: TrainConfig, model: nn.Module) -> Ema | None:
-    """The running mean of the weights, where one is asked for.
-
-    Raises:
-        ValueError: An option that it does not have.
-    """
-    if not config.ema:
-        return None
-    legal = set(inspect.signature(Ema.__init__).parameters) - {'self', 'model', 'decay'}
-    check_options('ema_options', config.ema_options, legal)
-    options: dict[str, Any] = {**config.ema_options}
-    if isinstance(options.get('dtype'), str):
-        options['dtype'] = getattr(torch, options['dtype'])
-    return Ema(model, config.ema, **options)
-
-
-def freeze(model: nn.Module, patterns: list[str]) -> None:
-    """Takes the parameters that wildcards name out of the training.
+def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """What makes the updates.
 
     Raises:
-        ValueError: A wildcard that names nothing, or nothing left to learn.
+        ValueError: An unknown optimizer, or an option that it does not have.
     """
-    parameters = dict(model.named_parameters())
-    for pattern in patterns:
-        named = [name for name in parameters if fnmatchcase(name, pattern)]
-        if not named:
-            raise ValueError(f'freeze {pattern!r} names no parameter{near(pattern, parameters)}')
-        for name in named:
-            parameters[name].requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in parameters.values()):
-        raise ValueError(f'freeze {patterns} leaves nothing to learn')
+    given: dict[str, Any] = {'layer_decay': config.layer_decay, **config.opt_options}
+    if config.momentum is not None:
+        given['momentum'] = config.momentum
+    try:
+        return create_optimizer(model, config.opt, config.lr, config.weight_decay, **given)
+    except TypeError as error:
+        raise ValueError(f'opt_options: {error}') from error
 
 
-def hold_frozen_statistics(model: nn.Module) -> None:
-    """Batch norms whose weights are frozen keep their running statistics too; call after `train()`."""
-    for module in model.modules():
-        if isinstance(module, _NormBase) and module.affine and not module.weight.requires_grad:
-            module.eval()
+def wrap(task: nn.Module, config: TrainConfig, process: distributed.Process) -> nn.Module:
+    """The task, compiled where that is asked, whose backward pass averages gradients over the processes."""
+    if config.compile:
+        task.compile(mode=config.compile)
+    if process.world_size == 1:
+        return task
+    return DistributedDataParallel(task, device_ids=[process.device] if process.device.type == 'cuda' else None)
 
 
-def check_options(field: str, options: dict[str, Any], legal: set[str]) -> None:
-    """Refuses a name that a field's options do not have."""
-    for key in options:
-        if key not in legal:
-            raise ValueError(f'{field} has no option {key!r}{near(key, legal)}')
+def updates_per_epoch(loader: Loader, grad_accum: int) -> int:
+    """The last update of an epoch may have fewer batches than the others."""
+    return -(-len(loader) // grad_accum)
+
+
+def open_data(config: TrainConfig) -> tuple[Samples, Samples]:
+    """The images to train on and to evaluate on, numbered by the same classes.
+
+    Raises:
+        ValueError: A single class, or no images of their own to evaluate on.
+    """
+    same_of_both = ('download', 'val_fraction', 'input_key', 'target_key')
+    where: dict[str, Any] = {key: getattr(config, key) for key in same_of_both}
+    name, root = config.data, config.data_root
+    train_set = create_dataset(
+        name,
+        root,
+        config.train_split,
+        True,
+        class_map=config.class_map,
+        num_samples=config.train_num_samples,
+        repeats=config.epoch_repeats,
+        **where,
+    )
+    if train_set.reader.task != 'class':
+        raise ValueError(f'{name} has {train_set.reader.task} for targets, not one class an image: not trained on yet')
+    if len(train_set.classes) < 2:
+        raise ValueError(f'{name} has one class only, {train_set.classes}; a classifier needs at least two')
+    # classes that the evaluation images lack keep their numbers
+    numbering = None if is_named(name) else train_set.classes
+    val_set = create_dataset(
+        name, root, config.val_split, class_map=numbering, num_samples=config.val_num_samples, **where
+    )
+    same = train_set.reader.origin == val_set.reader.origin
+    if same and not config.val_fraction and config.val_split != config.train_split:
+        raise ValueError(
+            f'{name} has no {config.val_split} split: training and evaluation would see the same images; '
+            'give val_fraction (such as 0.1) to hold some out'
+        )
+    return train_set, val_set
+
+
+@contextmanager
+def reproducible(config: TrainConfig) -> Iterator[None]:
+    """Within the block, torch uses deterministic algorithms where that is asked."""
+    was = torch.are_deterministic_algorithms_enabled()
+    if config.deterministic:
+        # cuBLAS wants to be told before its first use
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was)

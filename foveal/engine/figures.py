@@ -99,9 +99,7 @@ def reliability(calibrated: 'Calibrated') -> Figure:
     upper, lower = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
     upper.bar(middles, calibrated.accuracy, 0.92 / count, color=BLUE, label='accuracy')
     gaps = (calibrated.confidence - calibrated.accuracy) * there
-    upper.bar(
-        middles, gaps, 0.92 / count, calibrated.accuracy, color=ORANGE, alpha=0.45, label='gap to the confidence'
-    )
+    upper.bar(middles, gaps, 0.92 / count, calibrated.accuracy, color=ORANGE, alpha=0.45, label='gap to the confidence')
     upper.plot([0, 1], [0, 1], color=GREY, linestyle='--', linewidth=1)
     title = f'calibration error {calibrated.ece:.2f} %'
     if calibrated.temperature is not None:
