@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -112,8 +113,6 @@ def test_check_of_what_is_fine(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_check_of_other_labels_and_of_streams(tmp_path: Path) -> None:
-    import fsspec
-
     np.savez(tmp_path / 'n.npz', images=np.stack([noise() for _ in range(4)]), labels=[0.5, 2, 1, 4])
     readers = {'train': open_source(Source(str(tmp_path / 'n.npz')))}
     found = report(check(readers))['splits']['train']
@@ -173,6 +172,14 @@ def test_packing_loses_nothing_and_is_the_same_every_time(tmp_path: Path) -> Non
         assert packed.targets == source.targets
         assert [packed.reader.read(i) for i in range(23)] == [source.reader.read(i) for i in range(23)]
     assert not (tmp_path / '.cache').exists()
+    # at an address, where the indexes beside the shards are all that is read of them at first
+    system = fsspec.filesystem('memory')
+    for path in runs[0].iterdir():
+        system.pipe(f'/packed/{path.name}', path.read_bytes())
+    remote = create_dataset('wds/memory://packed', split='train')
+    source = create_dataset(str(root), split='train')
+    assert [remote.reader.read(i) for i in range(23)] == [source.reader.read(i) for i in range(23)]
+    assert remote.targets == source.targets
     with tarfile.open(runs[0] / 'train-000001.tar') as tar:
         about = tar.extractfile('00000010.json')
         assert about is not None

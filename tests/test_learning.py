@@ -76,11 +76,13 @@ def test_running_mean_is_what_is_judged_and_kept(config: TrainConfig, monkeypatc
 LEARNING: list[dict[str, Any]] = [
     {'ema': 0.9, 'ema_options': {'warmup': True, 'dtype': 'bfloat16'}},
     {'distill': 'feature'},
+    {'opt': 'adamwschedulefree', 'opt_options': {'warmup_steps': 2}, 'sched': 'constant'},
+    {'opt': 'lookahead_radam'},
     {'distill': 'logit', 'distill_options': {'temperature': 2.0, 'task_weight': 0.5}, 'mixup': 0.5, 'keep': 2},
 ]
 
 
-@pytest.mark.parametrize('options', LEARNING, ids=['ema', 'feature', 'logit'])
+@pytest.mark.parametrize('options', LEARNING, ids=['ema', 'feature', 'schedule-free', 'lookahead', 'logit'])
 def test_resumed_run_equals_an_unbroken_one(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher: str, options: dict[str, Any]
 ) -> None:
@@ -199,3 +201,8 @@ def test_compiled_run_equals_an_eager_one(config: TrainConfig, tmp_path: Path, m
     # the traced backward pass adds float32 gradients in another order
     for a, b in zip(eager.model.parameters(), compiled.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_second_order_optimizers_get_their_graph(config: TrainConfig) -> None:
+    run = train(replace(config, opt='adahessian', lr=0.05, epochs=1))
+    assert run.history[0]['train_loss'] < 1.2

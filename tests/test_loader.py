@@ -5,6 +5,7 @@ import json
 import struct
 import subprocess
 import sys
+import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -482,6 +483,35 @@ def test_bad_samples_are_merged_over_ranks_and_written(tmp_path: Path) -> None:
     assert report['validation'] == {'count': 0, 'samples': []}
     write_bad_samples(tmp_path / 'none.json', train=[], validation=[])
     assert not (tmp_path / 'none.json').exists()
+
+
+# shards
+
+
+def test_shards_on_disk_are_as_exact_as_a_folder(folder: Path, tmp_path: Path) -> None:
+    files = create_dataset(root=folder, split='train')
+    for shard in range(3):
+        with tarfile.open(tmp_path / f'train-{shard}.tar', 'w') as tar:
+            for i in range(shard * 8, min(22, shard * 8 + 8)):
+                content = {'jpg': files.read(i), 'cls': str(files.target(i)).encode()}
+                for ending, data in content.items():
+                    member = tarfile.TarInfo(f'{i:04}.{ending}')
+                    member.size = len(data)  # type: ignore[arg-type]
+                    tar.addfile(member, io.BytesIO(data))  # type: ignore[arg-type]
+    shards = create_dataset('wds/', tmp_path, 'train-{0..2}.tar')
+    expected = tensors(make(folder), epoch=1)
+
+    def load(batch_size: int = 4, start: int = 0, **options: Any) -> list[tuple[torch.Tensor, ...]]:
+        options = {'is_training': True, 'seed': 3, 'num_workers': 0, **AUGMENT, **options}
+        loader = create_loader(shards, 32, batch_size, **options)
+        # read here first: workers must not share the place in an open file
+        shards.read(0)  # type: ignore[union-attr]
+        return tensors(loader, 1, start)
+
+    for workers in (0, 1, 2):
+        assert same(load(num_workers=workers), expected)
+    assert same(load(start=3, num_workers=2), expected[3:])
+    assert same(joined([load(2, rank=rank, world_size=2) for rank in (0, 1)]), expected)
 
 
 # streams

@@ -8,6 +8,7 @@ import torch
 
 from foveal.data import Mixup, RandomErasing, soft_targets
 from foveal.data.philox import normal, philox, uniform
+from foveal.data.random_erasing import Box
 from tests.reference import rows
 
 REFERENCE = dict(rows('augment'))
@@ -113,6 +114,13 @@ def test_boxes_are_filled_as_the_mode_says() -> None:
         assert abs(values.var() - 1) < 5 * math.sqrt(2 / values.numel())
 
 
+def test_boxes_of_one_image_have_noise_of_their_own() -> None:
+    where = addresses(1)
+    boxes = [Box(0, number, 0, 0, 8, 8) for number in range(3)]
+    noise = RandomErasing(1.0, mode='pixel', max_count=3).noise(boxes, where, torch.zeros(1, 3, 16, 16), 0)
+    assert np.abs(np.corrcoef([part.flatten().numpy() for part in noise])[np.triu_indices(3, 1)]).max() < 0.3
+
+
 def test_the_clean_split_stays_clean() -> None:
     images = torch.ones(30, 1, 32, 32)
     RandomErasing(1.0, num_splits=3)(images, addresses(30))
@@ -196,6 +204,14 @@ def test_a_box_without_correction_keeps_the_share_that_was_drawn() -> None:
         assert corrected[1][0, 0] >= drawn[1][0, 0] - 1e-6
         differ += bool(corrected[1][0, 0] > drawn[1][0, 0] + 0.01)
     assert differ > 25
+
+
+def test_a_box_is_centred_where_it_was_drawn_and_cut_at_the_edge() -> None:
+    """Its sides are half the image's, and its centre is any pixel: the extremes, as measured on timm 1.0.31."""
+    edges = Mixup(0.0, 1.0).box(np.full(4000, 0.75), (32, 40), np.random.default_rng(0))
+    top, bottom, left, right = edges
+    assert (top.max(), bottom.min(), left.max(), right.min()) == (23, 8, 29, 10)
+    assert ((bottom - top).max(), (right - left).max()) == (16, 20)
 
 
 def test_labels_of_both_images_remain_after_mixing() -> None:

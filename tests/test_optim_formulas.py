@@ -245,6 +245,23 @@ def test_resumed_runs_go_on_as_if_never_stopped(name: str) -> None:
     close(again.detach(), through)
 
 
+@pytest.mark.filterwarnings('ignore:Using backward.. with create_graph=True')
+@pytest.mark.parametrize('name', ['kron', 'lookahead_adamw', 'adahessian', 'prodigy', 'muon'])
+def test_copies_step_like_the_original(name: str) -> None:
+    model = torch.nn.Linear(6, 5)
+    optimizer = create_optimizer(model, name, lr=0.03)
+    pairs = [(model, optimizer)]
+    for t in range(4):
+        if t == 2:
+            pairs.append(copy.deepcopy((model, optimizer)))
+        for net, opt in pairs:
+            opt.zero_grad()
+            (net(noise(f'x{t}', (3, 6))) ** 3).sum().backward(create_graph=getattr(opt, 'second_order', False))
+            opt.step()
+            opt.zero_grad()
+    torch.testing.assert_close(pairs[1][0].weight, model.weight, rtol=0, atol=0)
+
+
 RATES = {'adamwschedulefree': 0.03, 'sgdschedulefree': 1.0, 'soap': 0.02, 'sophia': 0.01, 'prodigy': 1.0, 'kron': 0.01}
 
 

@@ -4,8 +4,10 @@
 """
 
 import pytest
+import torch
 
-from tests import parity
+import foveal
+from tests import deterministic, parity
 
 # family -> architectures, with the options that they stand for
 CHOSEN = {
@@ -120,3 +122,22 @@ def test_at_least_two_of_every_family() -> None:
 @pytest.mark.parametrize('name', [name for names in CHOSEN.values() for name in names])
 def test_outputs(name: str) -> None:
     assert parity.outputs(name) == []
+
+
+@pytest.mark.parametrize(
+    ('img_size', 'logits', 'deviation'),
+    [
+        ((128, 128), (0.405708, 0.462017, 0.746863, 0.011327, 0.521577, 0.54763), 0.9333067),
+        ((96, 160), (-0.023028, -0.405288, 1.069156, -0.061606, 0.367036, -0.048477), 0.9498909),
+    ],
+)
+def test_swin_on_maps_that_windows_do_not_divide(
+    img_size: tuple[int, int], logits: tuple[float, ...], deviation: float
+) -> None:
+    """First logits and their deviation, measured on timm 1.0.31; float32 through 12 blocks, as in the parity sweep."""
+    model = deterministic.fill(foveal.create_model('swin_tiny_patch4_window7_224', img_size=img_size).eval())
+    side = max(img_size)
+    with torch.inference_mode():
+        out = model(deterministic.image((3, side, side))[:, :, : img_size[0], : img_size[1]])
+    torch.testing.assert_close(out[0, :6], torch.tensor(logits), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(out.std(), torch.tensor(deviation), rtol=1e-4, atol=0)

@@ -99,7 +99,6 @@ class Loader:
         self.device, self.channels_last, self.img_dtype, self.erasing = device, channels_last, img_dtype, erasing
         self.bad = bad or BadSamples()
         self.taken = 0
-        LOADERS.add(self)
         self.recycled = Recycled()
         # batches that workers are at, one being normalised, and on CUDA one being copied
         count = PREFETCH * num_workers + 1 + (device.type == 'cuda')
@@ -120,6 +119,7 @@ class Loader:
             # it would otherwise draw its workers' seeds, which nothing here uses, from the model's random numbers
             generator=torch.Generator(),
         )
+        LOADERS.add(self)
 
     def __len__(self) -> int:
         """Batches of a whole epoch on this rank."""

@@ -270,8 +270,8 @@ def open_whole(path: Path, source: Source) -> Reader | StreamReader:
         return open_tars(path, source.split, encoder, extensions)
     if ending in TABLES:
         split = source.split if source.search_split else None
-        root = Path(source.root) if source.root and Path(source.root) != path else None
-        root = None if root is not None and path.is_relative_to(root) and not source.name else root
+        # where `root` only led to the table, paths are relative to the table
+        root = Path(source.root) if source.root and source.name.lower() not in FOLDER_NAMES else None
         return open_table(path, root, split, encoder, source.input_key, source.target_key)
     if ending == '.npz':
         return open_npz(path, source.split, encoder, source.input_key, source.target_key)

@@ -112,6 +112,13 @@ def hold_frozen_statistics(model: nn.Module) -> None:
             module.eval()
 
 
+def turn(optimizer: torch.optim.Optimizer, training: bool) -> None:
+    """Puts the weights that are trained into the model, or those that are judged, where an optimizer has both."""
+    mode = getattr(optimizer, 'train' if training else 'eval', None)
+    if mode is not None:
+        mode()
+
+
 def check_options(field: str, options: dict[str, Any], legal: set[str]) -> None:
     """Refuses a name that a field's options do not have."""
     for key in options:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
@@ -22,7 +23,7 @@ from foveal.engine.clip import clip_gradients
 from foveal.engine.config import TrainConfig, check_train
 from foveal.engine.evaluate import Scores, evaluate
 from foveal.engine.folder import default_output, find_resumed, keep_best, prepare_output, save_within_epoch
-from foveal.engine.learning import build_loss, hold_frozen_statistics, mixing
+from foveal.engine.learning import build_loss, hold_frozen_statistics, mixing, turn
 from foveal.engine.precision import allow_tf32, autocast
 from foveal.engine.run import Run
 from foveal.engine.schedule import check_schedule
@@ -90,6 +91,7 @@ def epochs(
         if not finished:
             break
         seconds = time.perf_counter() - began
+        turn(run.optimizer, False)
         for averaged in [run.model, *([run.ema.model] if run.ema else [])]:
             distributed.average_buffers(averaged)
         with listed_bad_samples(output, process, train_loader, val_loader):
@@ -127,6 +129,7 @@ def train_epoch(
     mix = mixing(run.config, len(run.classes), run.epoch)
     run.task.loss = build_loss(run.config, mix is not None).to(process.device)
     task.train()
+    turn(run.optimizer, True)
     hold_frozen_statistics(run.model)
     with log.progress(run, updates, process.is_main) as advance:
         while run.step < updates:
@@ -176,7 +179,7 @@ def update(
         with wait_to_sync:
             with autocast(process.device, config.precision):
                 loss = task(images, targets) / count
-            run.scaler.scale(loss).backward()
+            backward(run, loss)
         loss_sum += loss.detach()
     if config.clip_grad is not None:
         run.scaler.unscale_(run.optimizer)
@@ -185,6 +188,15 @@ def update(
     run.scaler.update()
     run.optimizer.zero_grad()
     return loss_sum
+
+
+def backward(run: Run, loss: torch.Tensor) -> None:
+    """Gradients of a loss; as a graph for optimizers that take their derivative."""
+    second = getattr(run.optimizer, 'second_order', False)
+    with warnings.catch_warnings():
+        # of a cycle between parameters and gradients, which zero_grad breaks after the update
+        warnings.filterwarnings('ignore', 'Using backward')
+        run.scaler.scale(loss).backward(create_graph=second)
 
 
 def clipped(run: Run) -> list[nn.Parameter]:

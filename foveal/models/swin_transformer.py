@@ -208,14 +208,15 @@ class SwinTransformerBlock(nn.Module):
         """Attention inside the windows of a map (batch, height, width, channels)."""
         size, window = (x.shape[1], x.shape[2]), self.attn.window_size
         (down, right), mask = self.shift(size), self.attn_mask
-        x = pad_to_windows(x, window)
-        padded = (x.shape[1], x.shape[2])
         if not (down or right):
-            return window_reverse(self.attn(window_partition(x, window)), window, padded)[:, : size[0], : size[1]]
-        if size != self.input_resolution:
+            mask = None
+        elif size != self.input_resolution:
             mask = shift_mask(size, window, (down, right), x.device)
-        x = self.attn(window_partition(x.roll((-down, -right), (1, 2)), window), mask)
-        return window_reverse(x, window, padded).roll((down, right), (1, 2))[:, : size[0], : size[1]]
+        # the fill of maps that windows do not divide comes after the shift, as in the published checkpoints' numbers
+        x = pad_to_windows(x.roll((-down, -right), (1, 2)) if mask is not None else x, window)
+        x = window_reverse(self.attn(window_partition(x, window), mask), window, (x.shape[1], x.shape[2]))
+        x = x[:, : size[0], : size[1]]
+        return x.roll((down, right), (1, 2)) if mask is not None else x
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path1(self.attend(self.norm1(x)))

@@ -57,6 +57,10 @@ class HessianOptimizer(Optimizer):
         self.estimates: dict[Tensor, Tensor] = {}
         super().__init__(params, defaults, options)
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        return {**{name: value for name, value in vars(self).items() if not name.startswith('_')}, **state}
+
     def measured(self, p: Tensor, diagonal: Tensor, group: dict[str, Any]) -> None:
         """Puts an estimate where the update will look for it."""
         raise NotImplementedError

@@ -167,6 +167,9 @@ class Kron(Optimizer):
             version, words, gauss = state_dict['rng_state']
             self.random.setstate((version, tuple(words), gauss))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), 'deterministic': self.deterministic, 'random': self.random}
+
     def decays(self, group: dict[str, Any]) -> str:
         return 'own'
 

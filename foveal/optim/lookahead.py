@@ -102,3 +102,10 @@ class Lookahead(torch.optim.Optimizer):
         """What `state_dict` gave, or what the wrapped optimizer gave when alone."""
         self.base_optimizer.load_state_dict(state_dict)
         self.share()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), 'base_optimizer': self.base_optimizer, 'own': self.own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.share()

@@ -83,8 +83,8 @@ def check_archive(file: BinaryIO, size: int) -> None:
             raise ValueError('it is not an archive of torch.save')
         top = pickles[0].split('/')[0]
         for key, length in storages(io.BytesIO(archive.read(pickles[0]))):
-            member = members.get(f'{top}/data/{key}')
-            if member is None or member.file_size != length:
+            stored = members.get(f'{top}/data/{key}')
+            if stored is None or stored.file_size != length:
                 raise ValueError(f'the memory of tensor {key} should be {length} bytes, and is not')
 
 
