@@ -62,8 +62,8 @@ def map_and_slope(model: Backbone, images: Tensor, classes: Tensor, level: int) 
             parameter.requires_grad_()
     whole = [torch.zeros_like(part) if slope is None else slope for part, slope in zip(parts, slopes, strict=True)]
     like: Any = whole[0] if isinstance(taps[0], Tensor) else type(taps[0])(whole)
-    with torch.no_grad():
-        return model.to_map(taps[0], grids[0], 'NCHW').float(), model.to_map(like, grids[0], 'NCHW').float()
+    maps, slope = (model.to_map(part, grids[0], 'NCHW').detach().float() for part in (taps[0], like))
+    return maps, slope
 
 
 def attention_rollout(model: nn.Module, images: Tensor) -> Tensor:

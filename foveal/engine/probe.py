@@ -104,5 +104,5 @@ def linear_probe(train: Features, test: Features, num_classes: int, strength: fl
     probe.fit(train.vectors.numpy(), train.targets.numpy())
     known = torch.from_numpy(probe.classes_)
     logits = torch.full((len(test.targets), num_classes), -torch.inf, dtype=torch.float64)
-    logits[:, known] = torch.from_numpy(probe.predict_log_proba(test.vectors.numpy()))
+    logits[:, known] = torch.from_numpy(probe.predict_log_proba(test.vectors.numpy())).double()
     return accuracies(logits, test.targets)
