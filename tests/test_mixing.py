@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from foveal.data import Mixup, RandomErasing, soft_targets
-from foveal.data.philox import normal, philox, uniform
+from foveal.data.philox import philox, seeds_of, uniform
 from foveal.data.random_erasing import Box
 from tests.reference import rows
 
@@ -49,12 +49,17 @@ def test_numbers_of_addresses_are_spread_as_they_should_be() -> None:
     counts = torch.histc(numbers, 100, 0, 1)
     # chi-square with 99 degrees of freedom; five standard deviations
     assert ((counts - 2000) ** 2 / 2000).sum() < 99 + 5 * math.sqrt(2 * 99)
-    gauss = normal(addresses(50_000), torch.ones(50_000, dtype=torch.int64), 7)
-    assert abs(gauss.mean()) < 5 / math.sqrt(200_000)
-    assert abs(gauss.var() - 1) < 5 * math.sqrt(2 / 200_000)
-    # 0.9545 of a normal distribution lies within two deviations
-    assert abs((gauss.abs() < 2).float().mean() - 0.9545) < 0.003
-    assert np.abs(np.corrcoef(gauss.T.numpy())[np.triu_indices(4, 1)]).max() < 5 / math.sqrt(50_000)
+
+
+def test_noise_of_neighbours_has_nothing_in_common() -> None:
+    seeds = seeds_of(addresses(20_000), torch.ones(20_000, dtype=torch.int64), 7)
+    assert len(set(seeds)) == 20_000
+    generator = torch.Generator()
+    gauss = torch.stack([torch.randn(4, generator=generator.manual_seed(seed)) for seed in seeds])
+    assert abs(gauss.mean()) < 5 / math.sqrt(80_000)
+    assert abs(gauss.var() - 1) < 5 * math.sqrt(2 / 80_000)
+    assert np.abs(np.corrcoef(gauss.T.numpy())[np.triu_indices(4, 1)]).max() < 5 / math.sqrt(20_000)
+    assert abs((gauss[1:, 0] * gauss[:-1, 0]).mean()) < 5 / math.sqrt(20_000)
 
 
 def test_what_is_erased_depends_on_the_address_alone() -> None:

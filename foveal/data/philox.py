@@ -4,8 +4,6 @@ Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"
 ten rounds of multiplication, so what an address draws does not depend on what is drawn beside it.
 """
 
-import math
-
 import torch
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -38,27 +36,26 @@ def philox(counter: list[torch.Tensor], key: tuple[int, int]) -> list[torch.Tens
     return [a, b, c, d]
 
 
-def uniform(addresses: torch.Tensor, draws: torch.Tensor, seed: int) -> torch.Tensor:
-    """Numbers in [0, 1) of samples' addresses.
+def words(addresses: torch.Tensor, draws: torch.Tensor, seed: int) -> list[torch.Tensor]:
+    """Four 32-bit numbers of samples' addresses, as int64.
 
     Args:
         addresses: int64 (..., 3): epoch, index and repeat of each sample, each at least 0.
         draws: int64 (...), which group of four numbers of the address.
         seed: Of the run, at least 0.
-
-    Returns:
-        float32 (..., 4), of 24 bits.
     """
     epoch, index, repeat = addresses.unbind(-1)
     # a counter has 32 bits for each word; the high bits of an index share the repeat's
-    words = [index & LOW, epoch & LOW, (repeat + ((index >> 32) << 16)) & LOW, draws]
-    numbers = philox(words, (seed & LOW, seed >> 32 & LOW))
-    return torch.stack([(number >> 8).float() * 2.0**-24 for number in numbers], dim=-1)
+    counter = [index & LOW, epoch & LOW, (repeat + ((index >> 32) << 16)) & LOW, draws]
+    return philox(counter, (seed & LOW, seed >> 32 & LOW))
 
 
-def normal(addresses: torch.Tensor, draws: torch.Tensor, seed: int) -> torch.Tensor:
-    """Standard normal numbers, float32 (..., 4), by Box and Muller's transform of `uniform`."""
-    radius, angle = uniform(addresses, draws, seed).view(*draws.shape, 2, 2).unbind(-1)
-    radius = (-2 * torch.log1p(-radius)).sqrt()
-    angle = 2 * math.pi * angle
-    return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1).flatten(-2)
+def uniform(addresses: torch.Tensor, draws: torch.Tensor, seed: int) -> torch.Tensor:
+    """Numbers in [0, 1) of samples' addresses, float32 (..., 4), of 24 bits; arguments as in `words`."""
+    return torch.stack([(number >> 8).float() * 2.0**-24 for number in words(addresses, draws, seed)], dim=-1)
+
+
+def seeds_of(addresses: torch.Tensor, draws: torch.Tensor, seed: int) -> list[int]:
+    """Seeds of 63 bits for generators of samples' addresses; arguments as in `words`."""
+    low, high, *_ = words(addresses, draws, seed)
+    return (low | (high >> 1) << 32).tolist()

@@ -16,7 +16,7 @@ from foveal.data.pool import gather
 from foveal.data.readers import Reader
 from foveal.data.stream import StreamDataset
 
-PACKAGES = ('torch', 'torchvision', 'numpy', 'pillow', 'opencv-python-headless')
+PACKAGES = ('torchvision', 'numpy', 'pillow', 'opencv-python-headless')
 CHUNK = 256
 
 
@@ -68,7 +68,8 @@ def hash_chunk(reader: Reader, indices: np.ndarray, start: int) -> bytes:
 
 def versions() -> dict[str, str]:
     """Versions of what has a say in a figure, and the machine's kind."""
-    found = {'foveal': __version__, 'python': platform.python_version()}
+    # torch's own word tells the build too
+    found = {'foveal': __version__, 'python': platform.python_version(), 'torch': torch.__version__}
     for package in PACKAGES:
         try:
             found[package] = version(package)

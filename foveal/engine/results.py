@@ -15,6 +15,7 @@ COLUMNS = (
     'crop_pct', 'crop_mode', 'interpolation', 'precision', 'batch_size', 'images_per_second', 'peak_memory_mb',
     'seconds', 'weights_hash', 'data_hash', 'versions', 'run', 'error',
 )  # fmt: skip
+SHOWN = ('foveal', 'torch')  # of the versions
 # what may differ between runs of the same measurement
 FREE = ('source', 'output', 'report', 'exclude', 'per_class', 'workers', 'threads', 'batch_size', 'device', 'devices')
 
@@ -26,16 +27,15 @@ def run_key(config: Mapping[str, Any]) -> str:
 
 
 def row_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """A result as a row of COLUMNS, absent ones empty."""
+    """A result as a row of COLUMNS, absent ones empty; a row that was read stays as it is."""
+    if 'preprocess' not in result and not result.get('error'):
+        return {name: result.get(name, '') for name in COLUMNS}
     flat = {**result.get('preprocess', {}), **result, 'macro_f1': macro_f1(result)}
     if 'input_size' in flat:
         flat['input_size'] = 'x'.join(map(str, flat['input_size']))
     if 'versions' in flat:
         flat['versions'] = ' '.join(f'{name}={found}' for name, found in flat['versions'].items() if name in SHOWN)
     return {name: '' if flat.get(name) is None else flat[name] for name in COLUMNS}
-
-
-SHOWN = ('foveal', 'torch')
 
 
 def macro_f1(result: Mapping[str, Any]) -> float | None:
@@ -45,9 +45,8 @@ def macro_f1(result: Mapping[str, Any]) -> float | None:
 
 def merit(result: Mapping[str, Any]) -> tuple[bool, float, str]:
     """Sorts the best first and errors last."""
-    score = result.get('top1', result.get('map'))
-    known = score not in (None, '')
-    return not known, -float(score) if known else 0.0, str(result['source'])
+    known = [float(result[name]) for name in ('top1', 'map') if result.get(name) not in (None, '')]
+    return not known, -known[0] if known else 0.0, str(result['source'])
 
 
 def write_results(path: str, results: Sequence[Mapping[str, Any]], several: bool) -> None:

@@ -43,7 +43,7 @@ class Adan(Optimizer):
     def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
         corrections = {f'correction{i}': 1 - beta**step for i, beta in enumerate(group['betas'], 1)}
         # the gradient before the first is the first
-        return {**corrections, 'seen': float(step > 1), 'pull': 0.0 if group['no_prox'] else group['weight_decay']}
+        return {**corrections, 'seen': (step > 1) * 1.0, 'pull': 0.0 if group['no_prox'] else group['weight_decay']}
 
     @staticmethod
     def update(

@@ -48,6 +48,7 @@ class HessianOptimizer(Optimizer):
     """
 
     second_order: ClassVar[bool] = True
+    branches_on_step: ClassVar[bool] = True
 
     def __init__(
         self, params: Any, defaults: dict[str, Any], options: Options, update_each: int, n_samples: int

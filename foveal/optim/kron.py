@@ -107,6 +107,7 @@ class Kron(Optimizer):
         ValueError: An unknown `memory_save_mode`.
     """
 
+    branches_on_step: ClassVar[bool] = True
     traits: ClassVar[dict[str, Traits]] = {'': Traits('tensors', compile=False, stack=0)}
 
     def __init__(

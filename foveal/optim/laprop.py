@@ -1,6 +1,6 @@
 """LaProp: momentum of the normalised gradient (arXiv:2002.04839)."""
 
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ class LaProp(Optimizer):
         weight_decay: Decoupled, and of the parameters after the step.
         **options: See `foveal.optim.Options`.
     """
+
+    branches_on_step: ClassVar[bool] = True
 
     def __init__(
         self,

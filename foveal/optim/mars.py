@@ -75,7 +75,7 @@ class Mars(Optimizer):
     def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
         (a1, a2), (b1, b2) = group['betas'], group['betas_1d']
         matrix = {
-            'change': float(step > 1) * group['gamma'] * a1 / (1 - a1)
+            'change': (step > 1) * 1.0 * group['gamma'] * a1 / (1 - a1)
         }  # the gradient before the first is the first
         numbers = {'correction1': 1 - a1**step, 'correction2': 1 - a2**step, 'vector1': b1, 'vector2': b2}
         return {**matrix, **numbers, 'vector_correction1': 1 - b1**step, 'vector_correction2': 1 - b2**step}

@@ -1,6 +1,6 @@
 """Prodigy: AdamW that finds its learning rate (arXiv:2306.06101)."""
 
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class Prodigy(Optimizer):
         **options: See `foveal.optim.Options`.
     """
 
-    branches_on_step = True
+    branches_on_step: ClassVar[bool] = True
 
     def __init__(
         self,

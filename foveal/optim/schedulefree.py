@@ -1,6 +1,6 @@
 """Schedule-Free AdamW and SGD: averaging in place of a learning rate schedule (arXiv:2405.15682)."""
 
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ class ScheduleFree(Optimizer):
     Call `train()` before training steps and `eval()` before evaluating or saving the model; it begins in training.
     """
 
-    branches_on_step = True
+    branches_on_step: ClassVar[bool] = True
 
     def __init__(self, params: Any, defaults: dict[str, Any], options: Options) -> None:
         shared = dict(training=True, lr_max=0.0, weight_sum=0.0, updates=0, share=1.0, rate=0.0)

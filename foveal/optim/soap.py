@@ -31,6 +31,7 @@ class SOAP(Optimizer):
         **options: See `foveal.optim.Options`.
     """
 
+    branches_on_step: ClassVar[bool] = True
     traits: ClassVar[dict[str, Traits]] = {'': Traits('tensors', compile=False, stack=0), 'vector': Traits()}
 
     def __init__(
