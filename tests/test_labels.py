@@ -29,12 +29,36 @@ def test_imagenet_is_in_the_order_of_its_ids_with_torchvision_s_names() -> None:
     ],
 )
 def test_classes_that_everybody_knows(index: int, label: Label) -> None:
-    assert table('imagenet-1k')[index] == label
+    found = table('imagenet-1k')[index]
+    assert (found.name, found.description) == (label.name, label.description)
 
 
 def test_tables_have_the_classes_that_they_promise() -> None:
-    for name, count in SUBSETS.items():
-        assert len(table(name)) == count
+    for name, (count, _) in SUBSETS.items():
+        labels = table(name)
+        assert len({label.name for label in labels}) == len(labels) == count
+        assert all(label.description and label.definition for label in labels)
+        in_order = labels[1000:] if name == 'imagenet-22k-ms' else labels
+        assert list(in_order) == sorted(in_order, key=lambda label: label.name)
+    assert table('imagenet-22k-ms')[:1000] == table('imagenet-1k')
+
+
+@pytest.mark.parametrize(
+    ('subset', 'index'),
+    [
+        ('imagenet-12k', 1424),
+        ('imagenet-21k', 2167),
+        ('imagenet-21k-miil', 1386),
+        ('imagenet-22k', 2167),
+        ('imagenet-22k-ms', 3016),
+    ],
+)
+def test_larger_sets_number_a_class_as_published(subset: str, index: int) -> None:
+    """The place of the dog, measured on timm 1.0.31; its name and meaning are WordNet's."""
+    label = table(subset)[index]
+    assert label.name == 'n02084071'
+    assert label.description == 'dog, domestic dog, Canis familiaris'
+    assert label.definition.startswith('a member of the genus Canis')
 
 
 def test_an_unknown_table_is_named() -> None:
@@ -44,7 +68,11 @@ def test_an_unknown_table_is_named() -> None:
 
 @pytest.mark.parametrize(
     ('name', 'subset'),
-    [('resnet50.a1_in1k', 'imagenet-1k'), ('convnext_tiny.fb_in22k', None), ('vit_small_patch14_dinov2.lvd142m', None)],
+    [
+        ('resnet50.a1_in1k', 'imagenet-1k'),
+        ('convnext_tiny.fb_in22k', 'imagenet-22k'),
+        ('vit_small_patch14_dinov2.lvd142m', None),
+    ],
 )
 def test_the_table_of_published_weights(name: str, subset: str | None) -> None:
     assert subset_of(foveal.get_pretrained_cfg(name)) == subset

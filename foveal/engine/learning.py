@@ -15,6 +15,7 @@ from foveal.engine.config import TrainConfig
 from foveal.engine.ema import Ema
 from foveal.errors import near
 from foveal.loss import create_classification_loss
+from foveal.optim import Lookahead
 
 # what other fields of the configuration decide
 OF_LOSS = {'loss_type', 'smoothing', 'soft_targets', 'multi_label', 'jsd_splits'}
@@ -113,10 +114,15 @@ def hold_frozen_statistics(model: nn.Module) -> None:
 
 
 def turn(optimizer: torch.optim.Optimizer, training: bool) -> None:
-    """Puts the weights that are trained into the model, or those that are judged, where an optimizer has both."""
+    """Puts the weights that are trained into the model, or those that are judged, where an optimizer has both.
+
+    These are Schedule-Free's, and the slow weights of Lookahead, which an epoch ends with.
+    """
     mode = getattr(optimizer, 'train' if training else 'eval', None)
     if mode is not None:
         mode()
+    if not training and isinstance(optimizer, Lookahead):
+        optimizer.sync_lookahead()
 
 
 def check_options(field: str, options: dict[str, Any], legal: set[str]) -> None:

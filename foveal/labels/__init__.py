@@ -1,9 +1,12 @@
 """What the classes of published weights are called.
 
-Tables lie beside this file, one line a class in the order of its index: WordNet id, tab, name. `imagenet-1k` has the
-ids of ILSVRC 2012 (as TensorFlow Datasets lists them) with the names that torchvision gives the same classes.
+`imagenet.tsv.xz` beside this file has one line a class: WordNet id, letters of the sets it is in, name, definition.
+The definitions and the names are WordNet 3.0's (WORDNET-LICENSE), but for the 1,000 classes of ILSVRC 2012, which have
+the names that torchvision gives them. Which classes the larger sets have was measured on timm 1.0.31. Every set is in
+the order of its ids, which is that of the outputs of published weights; `imagenet-22k-ms` has the 1,000 first.
 """
 
+import lzma
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +15,15 @@ from typing import Any
 
 from foveal.errors import near
 
-SUBSETS = {'imagenet-1k': 1000}  # table -> how many classes
+# table -> how many classes, and the letter that marks them
+SUBSETS = {
+    'imagenet-1k': (1000, 'k'),
+    'imagenet-12k': (11821, 'c'),  # those with enough images
+    'imagenet-21k': (21843, 'g'),  # Google's, as in BiT and ViT
+    'imagenet-21k-miil': (11221, 'm'),  # of arXiv:2104.10972
+    'imagenet-22k': (21841, 'f'),  # the release of autumn 2011
+    'imagenet-22k-ms': (21842, 's'),  # Microsoft's
+}
 
 
 @dataclass(frozen=True)
@@ -22,10 +33,12 @@ class Label:
     Attributes:
         name: what it is called in the data; for ImageNet its WordNet id.
         description: what a reader calls it.
+        definition: what that means; '' where nobody said.
     """
 
     name: str
     description: str
+    definition: str = ''
 
 
 @cache
@@ -37,13 +50,25 @@ def table(subset: str) -> tuple[Label, ...]:
     """
     if subset not in SUBSETS:
         raise ValueError(f'no table of classes is called {subset!r}{near(subset, SUBSETS)}')
-    text = (files(__name__) / f'{subset}.tsv').read_text(encoding='utf-8')
-    return tuple(Label(*line.split('\t')) for line in text.splitlines())
+    rows = [line.split('\t') for line in everything()]
+    first = SUBSETS['imagenet-1k'][1] if subset == 'imagenet-22k-ms' else ''
+    mark = SUBSETS[subset][1]
+    chosen = [row for row in rows if mark in row[1]]
+    if first:
+        chosen.sort(key=lambda row: first not in row[1])
+    return tuple(Label(name, description, definition) for name, _, description, definition in chosen)
+
+
+@cache
+def everything() -> tuple[str, ...]:
+    """The lines of the table of all classes."""
+    data = (files(__name__) / 'imagenet.tsv.xz').read_bytes()
+    return tuple(lzma.decompress(data).decode().splitlines())
 
 
 def subset_of(record: Mapping[str, Any]) -> str | None:
     """The table that fits published weights, by their number of classes; None where there is none."""
-    return next((name for name, count in SUBSETS.items() if record.get('num_classes') == count), None)
+    return next((name for name, (count, _) in SUBSETS.items() if record.get('num_classes') == count), None)
 
 
 def labels_of(model: Any) -> Sequence[Label] | None:

@@ -47,6 +47,11 @@ def tangent(unit: Tensor, step: Tensor) -> Tensor:
     return step - unit * (unit * step).sum(-1, keepdim=True)
 
 
+def eager(options: Options) -> Options:
+    """Options without compilation for masked projections, where inductor 2.15 fails or gains nothing."""
+    return {**options, 'compile': False} if options.get('caution') else options
+
+
 class AdamP(Optimizer):
     """AdamP: Adam without the step's radial part where weights are scale-invariant (arXiv:2006.08217, algorithm 3).
 
@@ -78,7 +83,7 @@ class AdamP(Optimizer):
         **options: Unpack[Options],
     ) -> None:
         own = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
-        super().__init__(params, own | dict(delta=delta, wd_ratio=wd_ratio, nesterov=nesterov), options)
+        super().__init__(params, own | dict(delta=delta, wd_ratio=wd_ratio, nesterov=nesterov), eager(options))
 
     def kind(self, p: Tensor, group: dict[str, Any]) -> str:
         return 'projected' if p.ndim > 1 else ''
@@ -158,7 +163,7 @@ class SGDP(Optimizer):
         **options: Unpack[Options],
     ) -> None:
         own = dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov)
-        super().__init__(params, own | dict(eps=eps, delta=delta, wd_ratio=wd_ratio), options)
+        super().__init__(params, own | dict(eps=eps, delta=delta, wd_ratio=wd_ratio), eager(options))
 
     def init(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         return {'momentum': torch.zeros_like(p)}

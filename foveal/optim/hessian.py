@@ -62,6 +62,20 @@ class HessianOptimizer(Optimizer):
         state = super().__getstate__()
         return {**{name: value for name, value in vars(self).items() if not name.startswith('_')}, **state}
 
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, with the count of steps and the random numbers of the directions."""
+        drawn = {str(device): generator.get_state().tolist() for device, generator in self.generators.items()}
+        return {**super().state_dict(), 'calls': self.calls, 'generators': drawn}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's."""
+        super().load_state_dict(state_dict)
+        self.calls = state_dict.get('calls', 0)
+        for name, state in state_dict.get('generators', {}).items():
+            generator = torch.Generator(name)
+            generator.set_state(torch.tensor(state, dtype=torch.uint8))
+            self.generators[torch.device(name)] = generator
+
     def measured(self, p: Tensor, diagonal: Tensor, group: dict[str, Any]) -> None:
         """Puts an estimate where the update will look for it."""
         raise NotImplementedError
