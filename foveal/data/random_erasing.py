@@ -115,10 +115,10 @@ class RandomErasing:
         seeds = seeds_of(addresses[[box.sample for box in boxes]], NOISE + numbers, seed)
         # a generator a box: a batch's noise in one piece, by philox of every pixel, took eight times as long on a CPU
         generator = torch.Generator(images.device)
-        options = {'generator': generator, 'device': images.device, 'dtype': images.dtype}
         parts = []
         for box, own in zip(boxes, seeds, strict=True):
             generator.manual_seed(own)
             size = (box.height, box.width) if self.mode == 'pixel' else (1, 1)
-            parts.append(torch.randn(images.shape[1], *size, **options))
+            shape = (images.shape[1], *size)
+            parts.append(torch.randn(shape, generator=generator, device=images.device, dtype=images.dtype))
         return parts
