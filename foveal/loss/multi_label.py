@@ -22,6 +22,9 @@ class BinaryCrossEntropy(nn.Module):
         smooth_dense: Smooth targets (batch, classes) too, towards one half.
     """
 
+    weight: Tensor | None
+    pos_weight: Tensor | None
+
     def __init__(
         self,
         smoothing: float = 0.1,
@@ -73,6 +76,9 @@ class AsymmetricLossMultiLabel(nn.Module):
         weight: Of each class (classes,).
         pos_weight: Of the positive targets, one number or (classes,).
     """
+
+    weight: Tensor | None
+    pos_weight: Tensor | None
 
     def __init__(
         self,

@@ -46,6 +46,8 @@ class LabelSmoothingCrossEntropy(nn.Module):
         weight: Of each class (classes,).
     """
 
+    weight: Tensor | None
+
     def __init__(self, smoothing: float = 0.1, weight: Tensor | None = None) -> None:
         super().__init__()
         check_smoothing(smoothing)
