@@ -17,14 +17,13 @@ from torch import Tensor, nn
 
 from foveal import cli, create_model
 from foveal.engine import checkpoint, sinks
-from foveal.engine.config import TrainConfig
 from foveal.engine.images import find_images
 from foveal.engine.maps import attention_rollout, grad_cam, overlay
 from foveal.engine.predict import Guess, Prediction, names_of
 from foveal.engine.records import Record
 from foveal.engine.sinks import LineSink, whole_rows
-from foveal.engine.train import train
 from foveal.labels import table
+from tests.checkpoints import write_run
 from tests.images import write_folder
 
 torch.set_num_threads(1)
@@ -36,16 +35,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope='module')
-def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained run's folder."""
-    output = tmp_path_factory.mktemp('runs') / 'run'
-    train(
-        TrainConfig(
-            data=str(folder), model='test_convnext', img_size=32, epochs=3, warmup_epochs=0.5, batch_size=12, lr=2e-3,
-            workers=0, device='cpu', output=str(output), threads=1,
-        )
-    )  # fmt: skip
-    return output
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder."""
+    return write_run(tmp_path_factory.mktemp('runs') / 'run')
 
 
 def predict(*arguments: Any, status: int = 0) -> None:
@@ -156,8 +148,6 @@ def test_images_that_cannot_be_read_are_rows(run: Path, folder: Path, tmp_path: 
     output = tmp_path / 'out.jsonl'
     arguments = [run, tmp_path, '--output', output, '--batch-size', '2', '--workers', workers]
     predict(*arguments, status=2)
-    for part in tmp_path.glob('out.jsonl.part*'):
-        part.unlink()
     predict(*arguments, '--bad-samples', 'skip')
     rows = lines(output)
     assert [row['file'] for row in rows] == [str(tmp_path / f'{i}.png') for i in range(12)]
@@ -197,7 +187,8 @@ def test_a_stopped_run_goes_on(
         if part.is_file():
             with part.open('ab') as file:
                 file.write(b'{"file": "ha' if ending != 'csv' else b'"ha\nlf')
-        predict(*arguments, '--output', output, status=2)  # nobody said what to do with the rows
+        if stop:
+            predict(*arguments, '--output', output, status=2)  # nobody said what to do with the rows
         predict(*arguments, '--output', output, '--topk', '2', '--resume', status=2)  # other rows
         predict(*arguments, '--output', output, '--resume', '--batch-size', '5')
         if ending == 'parquet':
@@ -392,6 +383,16 @@ def test_pictures_of_maps(run: Path, folder: Path, tmp_path: Path, capsys: pytes
     assert 'need a plain vision transformer' in capsys.readouterr().err
     predict(run, folder / 'val' / 'red', '--cam', tmp_path / 'cam', '--cam-class', 'greem', status=2)
     assert "did you mean 'green'" in capsys.readouterr().err
+
+
+def test_pictures_of_attention(folder: Path, tmp_path: Path) -> None:
+    """At another size than the model was made for."""
+    run = write_run(tmp_path / 'run', 'test_vit', img_size=64)
+    predict(run, folder / 'val' / 'red', '--attention', tmp_path / 'maps', '--tta', 'flip', '--batch-size', '3')
+    assert sorted(os.listdir(tmp_path / 'maps')) == [f'{i:06d}-{i}.png' for i in range(4)]
+    with Image.open(tmp_path / 'maps' / '000003-3.png') as image:
+        assert image.size == (128, 64)
+        assert np.asarray(image)[:, 64:].std() > 5
 
 
 def test_an_overlay_is_hot_where_the_map_is() -> None:

@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 from sklearn.neighbors import KNeighborsClassifier
@@ -21,19 +24,20 @@ from foveal import cli, create_model
 from foveal.data import Preprocess, create_dataset
 from foveal.engine import checkpoint
 from foveal.engine.calibration import Calibration, best_temperature
-from foveal.engine.config import TrainConfig
+from foveal.engine.distributed import Process
 from foveal.engine.evaluate import Meter
 from foveal.engine.halving import Halving
-from foveal.engine.judge import Judge
+from foveal.engine.judge import Judge, forward_of, load_judge
+from foveal.engine.judging import ValidateConfig
 from foveal.engine.matching import Matching, matching_of
 from foveal.engine.probe import Features, knn_votes, linear_probe
 from foveal.engine.provenance import data_hash, differing, weights_hash
 from foveal.engine.real_labels import RealLabels
 from foveal.engine.sources import expand
 from foveal.engine.top_losses import TopLosses
-from foveal.engine.train import train
 from foveal.engine.views import TestTimePool, Views, preprocess_of_views, published_window
 from foveal.labels import Label, table
+from tests.checkpoints import write_run
 from tests.images import COLOURS, write_folder
 
 torch.set_num_threads(1)
@@ -46,16 +50,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope='module')
-def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained run's folder, with a running mean of the weights."""
-    output = tmp_path_factory.mktemp('runs') / 'run'
-    train(
-        TrainConfig(
-            data=str(folder), model='test_convnext', img_size=32, epochs=3, warmup_epochs=0.5, batch_size=12, lr=2e-3,
-            workers=0, device='cpu', output=str(output), threads=1, ema=0.8,
-        )
-    )  # fmt: skip
-    return output
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder, with a running mean of the weights."""
+    return write_run(tmp_path_factory.mktemp('runs') / 'run')
 
 
 def validate(*arguments: Any, status: int = 0) -> None:
@@ -533,6 +530,44 @@ def test_mistakes_are_named(
     data.write_text('path,label\nval/red/0.png,red\nval/red/1.png,blue\nval/red/1.png,green\n')
     validate(run, '--data', data, *options, status=2)
     assert said in capsys.readouterr().err
+
+
+def test_two_processes_find_what_one_finds(run: Path, folder: Path, tmp_path: Path) -> None:
+    arguments = ['validate', str(run), '--data', str(folder), '--workers', '0', '--calibration', '--device', 'cpu']
+    one, two = tmp_path / 'one.json', tmp_path / 'two.json'
+    assert cli.main([*arguments, '--output', str(one)]) == 0
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
+    command += ['-m', 'foveal.cli', *arguments, '--output', str(two)]
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(__file__).parent.parent)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count('12 images: top-1') == 1
+    alone, shared = (json.loads(path.read_text()) for path in (one, two))
+    for key in ('count', 'top1', 'averages', 'per_class', 'weights_hash', 'data_hash'):
+        assert shared[key] == alone[key], key
+    # sums in another order
+    assert [row['loss'] for row in shared['top_losses']] == pytest.approx([row['loss'] for row in alone['top_losses']])
+    for key in ('loss', 'ece'):
+        assert shared[key] == pytest.approx(alone[key], rel=1e-5), key
+    assert shared['calibration']['temperature'] == pytest.approx(alone['calibration']['temperature'], rel=1e-5)
+
+
+@pytest.mark.parametrize(('name', 'options', 'size'), [
+    ('resnet18.a1_in1k', {'use_test_size': True}, (288, 288)),
+    ('resnet18.a1_in1k', {}, (224, 224)),
+    ('test_vit', {'img_size': 192}, (192, 192)),
+])  # fmt: skip
+def test_the_model_takes_the_size_that_is_asked(
+    name: str, options: dict[str, Any], size: tuple[int, int], tmp_path: Path
+) -> None:
+    path = tmp_path / 'weights.safetensors'
+    save_file(create_model(name).state_dict(), path)
+    config = ValidateConfig(source=name, checkpoint=str(path), workers=0, **options)
+    judge = load_judge(config, name, Process(0, 1, CPU))
+    assert judge.preprocess.input_size == (3, *size)
+    assert judge.labels == list(table('imagenet-1k'))
+    with torch.inference_mode():
+        assert forward_of(judge, config)(torch.zeros(1, 3, *size)).shape == (1, 1000)
 
 
 # a result that can be checked

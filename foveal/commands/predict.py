@@ -41,18 +41,18 @@ def run(config: PredictConfig) -> int:
     judge = load_judge(config, config.source, process)
     dataset = open_images(config, judge.numbering)
     names = names_of(judge.labels, judge.outputs, config.label_type)
+    artist = Artist(config, judge, names, dataset)
     record = record_of(config, judge)
     sink = sink_of(config, kind, record)
     if sink and not sink.begin(config.resume):
         print(f'{config.output} is there: nothing is left to do', file=sys.stderr)
         return 0
-    done = sink.done if sink else 0
+    artist.number = done = sink.done if sink else 0
     if done and hasattr(dataset, 'indices'):
         check_place(dataset, done, sink.last, config)
     rest, skip = remaining(dataset, done)
     forward = forward_of(with_embedding(judge, config), config, config.multi_label)
     loader = loader_of(rest, judge, config, process)
-    artist = Artist(config, judge, names, dataset, done)
     screen = Screen(kind, record)
     for rows, batch, outputs in with_progress(
         predict(judge, forward, loader, Namer(config, names), skip), dataset, done

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from foveal.engine.validate import Found
 
 SHEET_IMAGES = 24  # of the largest losses that are drawn
+MOST_CLASSES = 2000  # of a confusion matrix that is drawn: a pixel each
 
 
 def run(config: ValidateConfig) -> int:
@@ -88,6 +89,7 @@ def summary(result: Mapping[str, Any]) -> str:
 
 def run_several(config: ValidateConfig, sources: Sequence[str], validator: Any) -> int:
     """Measures models one after the other; one that fails is a row with its error."""
+    from foveal.data import UnreadableImageError
     from foveal.engine.config import to_plain
     from foveal.engine.results import done, merit, read_results, run_key, write_results
 
@@ -105,6 +107,8 @@ def run_several(config: ValidateConfig, sources: Sequence[str], validator: Any) 
             if config.report and is_main:
                 write_report(Path(config.report) / source.strip('/').replace('/', '_'), found)
         except (ValueError, OSError, RuntimeError, ArithmeticError, ImportError) as error:
+            if isinstance(error, UnreadableImageError) and validator.process.world_size > 1:
+                raise  # the other processes have not met it, and would wait for this one
             result = {'source': source, 'run': key, 'error': f'{type(error).__name__}: {error}'}
             said = f'error: {error}'
         results.append(result)
@@ -162,10 +166,11 @@ def write_report(folder: Path, found: 'Found') -> None:
     if not isinstance(found.scores, Scores):
         return
     assert found.calibrated is not None
-    drawn = {
-        'confusion.png': figures.confusion(found.scores.confusion, found.classes),
-        'reliability.png': figures.reliability(found.calibrated),
-    }
+    drawn = {'reliability.png': figures.reliability(found.calibrated)}
+    classes, counts = found.scores.met() if len(found.classes) > figures.NAMED else (None, found.scores.confusion)
+    if len(counts) <= MOST_CLASSES:
+        captions = found.captions if classes is None else [found.captions[i] for i in classes.tolist()]
+        drawn['confusion.png'] = figures.confusion(counts, captions)
     if images := mistaken(found):
         drawn['top_losses.png'] = figures.sheet(*images, columns=4)
     for name, picture in drawn.items():
@@ -183,9 +188,10 @@ def mistaken(found: 'Found') -> tuple[list[Any], list[str], list[list[tuple[str,
     if isinstance(found.dataset, StreamDataset) or not rows:
         return None
     images = [as_image(decode(found.dataset.read(row.index), found.dataset.channels)) for row in rows]
-    titles = [f'is {found.classes[row.truth]} (loss {row.loss:.2f})' for row in rows]
+    called = found.captions
+    titles = [f'is {called[row.truth]} (loss {row.loss:.2f})' for row in rows]
     guesses = [
-        [(found.classes[row.guess], row.guess_probability), (found.classes[row.truth], row.truth_probability)][
+        [(called[row.guess], row.guess_probability), (called[row.truth], row.truth_probability)][
             : 1 + (row.guess != row.truth)
         ]
         for row in rows

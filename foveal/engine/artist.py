@@ -30,7 +30,6 @@ class Artist:
         judge: The model itself, with nothing around it.
         names: What its classes are called.
         dataset: The images.
-        done: Images of an earlier run.
 
     Raises:
         ValueError: Maps that the model does not have, or a class that is not there.
@@ -42,9 +41,9 @@ class Artist:
         judge: Judge,
         names: Sequence[str],
         dataset: ImageDataset | StreamDataset,
-        done: int = 0,
     ):
-        self.config, self.judge, self.names, self.dataset, self.number = config, judge, names, dataset, done
+        self.config, self.judge, self.names, self.dataset = config, judge, names, dataset
+        self.number = 0  # of the next image; those of an earlier run count
         self.shown: list[tuple[int, Prediction]] = []
         self.chosen = None if config.cam_class is None else class_of(config.cam_class, judge, names)
         if config.cam and not (isinstance(judge.model, Backbone) and judge.model.num_classes):
@@ -78,7 +77,10 @@ class Artist:
             classes = guesses if self.chosen is None else torch.full_like(guesses, self.chosen)
             self.save(self.config.cam, seen, pixels, grad_cam(model, images, classes, self.config.cam_level))
         if self.config.attention:
-            self.save(self.config.attention, seen, pixels, attention_rollout(model, images.clone()))
+            maps = attention_rollout(model, images.clone())
+            # some of every patch reaches the output: what differs is to be seen
+            low = maps.amin((1, 2), keepdim=True)
+            self.save(self.config.attention, seen, pixels, (maps - low) / (1 - low).clamp(min=1e-12))
 
     def save(self, folder: str, seen: Sequence[tuple[int, str]], pixels: Tensor, maps: Tensor) -> None:
         """Writes pictures as NUMBER-NAME.png."""

@@ -46,6 +46,13 @@ class Scores:
         pairs = torch.bincount(self.truths * self.num_classes + self.guesses, minlength=self.num_classes**2)
         return pairs.view(self.num_classes, self.num_classes)
 
+    def met(self) -> tuple[Tensor, Tensor]:
+        """The classes that occur or were named, int64 (met,), and `confusion` among them."""
+        pairs = torch.stack([self.truths, self.guesses])
+        classes, places = pairs.unique(return_inverse=True)
+        counts = torch.bincount(places[0] * len(classes) + places[1], minlength=len(classes) ** 2)
+        return classes, counts.view(len(classes), len(classes))
+
     @cached_property
     def counts(self) -> tuple[Tensor, Tensor, Tensor]:
         """Of each class, float64 (classes,): images rightly named so, images of it, images named so."""

@@ -99,15 +99,16 @@ def reliability(calibrated: 'Calibrated') -> Figure:
     upper, lower = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
     upper.bar(middles, calibrated.accuracy, 0.92 / count, color=BLUE, label='accuracy')
     gaps = (calibrated.confidence - calibrated.accuracy) * there
-    upper.bar(middles, gaps, 0.92 / count, calibrated.accuracy, color=ORANGE, alpha=0.45, label='gap to the confidence')
+    hatched = {'color': 'none', 'edgecolor': ORANGE, 'hatch': '////', 'label': 'gap to the confidence'}
+    upper.bar(middles, gaps, 0.92 / count, calibrated.accuracy, **hatched)
     upper.plot([0, 1], [0, 1], color=GREY, linestyle='--', linewidth=1)
     title = f'calibration error {calibrated.ece:.2f} %'
     if calibrated.temperature is not None:
         title += f', best temperature {calibrated.temperature:.2f}'
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel='accuracy', title=title)
-    upper.legend(frameon=False, loc='upper left')
     lower.bar(middles, 100 * calibrated.counts / max(calibrated.counts.sum(), 1), 0.92 / count, color=GREY)
     lower.set(xlabel='confidence of the first guess', ylabel='% of images')
+    figure.legend(frameon=False, loc='outside lower center', ncols=2)
     for axes in (upper, lower):
         axes.spines[['top', 'right']].set_visible(False)
     return figure

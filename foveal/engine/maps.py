@@ -138,7 +138,7 @@ def overlay(pixels: np.ndarray, heat: np.ndarray) -> Image.Image:
     """
     import matplotlib as mpl
 
-    colours = mpl.colormaps['turbo'](heat)[..., :3] * 255
+    colours = mpl.colormaps['inferno'](heat)[..., :3] * 255
     grey = np.repeat(pixels.mean(2, keepdims=True), 3, 2)
     blended = (0.5 * grey + 0.5 * colours).round().astype(np.uint8)
     return Image.fromarray(np.concatenate([pixels, blended], 1))

@@ -47,7 +47,7 @@ class Sink:
             FileExistsError: There are rows of an unfinished run, and nobody said what to do with them.
             ValueError: An unfinished run that was asked for something else.
         """
-        if self.note.exists() and not resume:
+        if self.note.exists() and not resume and self.recover()[0]:
             raise FileExistsError(
                 f'{self.part} holds the rows of a run that was stopped; give --resume to go on with it, or remove it '
                 f'and {self.note.name}'

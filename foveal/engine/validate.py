@@ -32,6 +32,7 @@ class Found:
         result: The report, as JSON holds it.
         scores: Of one label an image, or of several.
         classes: Names of the scored classes.
+        captions: The same for readers: of ImageNet the words, not the WordNet ids.
         dataset: The images.
         calibrated, mistakes: Of one label an image.
     """
@@ -39,6 +40,7 @@ class Found:
     result: dict[str, Any]
     scores: Scores | MultiLabelScores
     classes: list[str]
+    captions: list[str]
     dataset: ImageDataset | StreamDataset
     calibrated: Calibrated | None = None
     mistakes: list[Mistake] = field(default_factory=list)
@@ -131,7 +133,7 @@ class Validator:
         mistakes = worst.compute()
         result['top_losses'] = [row.to_dict(dataset.name(row.index), matching.classes) for row in mistakes]
         result['bad_samples'] = bad
-        return Found(result, scores, matching.classes, dataset, calibrated, mistakes)
+        return Found(result, scores, matching.classes, captions(judge, matching), dataset, calibrated, mistakes)
 
     def several(self, judge: Judge, dataset: ImageDataset | StreamDataset, matching: Matching) -> Found:
         """Scores of any number of labels an image."""
@@ -153,7 +155,13 @@ class Validator:
             for name, value in precisions
         ]
         result['bad_samples'] = loader.bad.merged()
-        return Found(result, scores, matching.classes, dataset)
+        return Found(result, scores, matching.classes, captions(judge, matching), dataset)
+
+
+def captions(judge: Judge, matching: Matching) -> list[str]:
+    """What a reader calls the scored classes."""
+    said = {label.name: label.description for label in judge.labels or ()}
+    return [said.get(name, name) for name in matching.classes]
 
 
 class Clock:
