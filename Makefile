@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
-.PHONY: demo test lint parity bench fuzz
+.PHONY: demo test lint parity bench fuzz soak
 
 demo: $(VENV)/.installed  ## train, measure and ask a model about handwritten digits; look in ./demo
 	$(RUN) examples/digits.py
@@ -19,6 +19,9 @@ parity: $(VENV)/.installed  ## hold every model against the stored facts
 
 fuzz: $(VENV)/.installed  ## read 10,000 damaged and hostile weights files
 	$(RUN) -m tests.fuzz
+
+soak: $(VENV)/.installed  ## kill runs at random moments; each must end as one that nobody touched
+	$(RUN) -W error -m tests.soak
 
 bench: $(VENV)/.installed
 	$(RUN) -m benchmarks

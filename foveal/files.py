@@ -2,11 +2,15 @@
 
 import ctypes
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# what `replacing` calls its temporary files: .NAME.RANDOM and NAME's ending again
+LEFTOVER = re.compile(r'\..+(\.\w+)\.[a-z0-9_]{8}\1')
 
 
 @contextmanager
@@ -37,6 +41,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes the temporary files that a killed process left of `replacing`. Nobody may be writing there."""
+    for path in folder.glob('.*') if folder.is_dir() else ():
+        if LEFTOVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2

@@ -5,6 +5,7 @@ safetensors, and `create_model(checkpoint_path=...)` of a `best.safetensors`, fi
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,39 +29,86 @@ EMA = 'ema:'
 TASK = 'task:'
 
 
-def save(path: Path, model: nn.Module, header: Mapping[str, Any], extra: Mapping[str, torch.Tensor]) -> None:
-    """Writes a checkpoint, whole or not at all.
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint will hold, apart from what computes on.
+
+    Attributes:
+        tensors: On the CPU, by name.
+        text: All else, as JSON.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    text: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file, nearly."""
+        return sum(tensor.nbytes for tensor in self.tensors.values()) + len(self.text)
+
+    def write(self, path: Path) -> None:
+        """Writes the checkpoint, whole or not at all.
+
+        Raises:
+            OSError: The file cannot be written; an old one is untouched. Says what is needed and what is free.
+        """
+        try:
+            with replacing(path) as temporary:
+                save_file(self.tensors, temporary, {HEADER: self.text})
+        except (OSError, SafetensorError) as error:
+            kept = f'; the {path.name} that is there is whole' if path.is_file() else ''
+            raise OSError(
+                f'cannot write {path} ({self.size / 1e6:.1f} MB{room(path.parent)}): {error}{kept}'
+            ) from error
+
+
+def room(folder: Path) -> str:
+    """The space left where a folder is, for a message; nothing where that cannot be asked."""
+    try:
+        return f', {shutil.disk_usage(folder).free / 1e6:.1f} MB are free'
+    except OSError:
+        return ''
+
+
+def snapshot(
+    weights: Mapping[str, torch.Tensor], header: Mapping[str, Any], extra: Mapping[str, torch.Tensor]
+) -> Snapshot:
+    """Copies what a checkpoint needs, so that it can be written while training goes on.
 
     Args:
-        path: File to create or replace.
-        model: Its weights and buffers are stored.
+        weights: State dict of a model.
         header: Values that JSON can hold.
         extra: Further tensors; names must hold a colon.
-
-    Raises:
-        OSError: The file cannot be written; an old one is untouched.
     """
-    write(path, model.state_dict(), header, extra)
-
-
-def write(
-    path: Path, weights: Mapping[str, torch.Tensor], header: Mapping[str, Any], extra: Mapping[str, torch.Tensor]
-) -> None:
-    """Writes a checkpoint of a state dict; otherwise as `save`."""
     seen: dict[int, str] = {}
     tensors: dict[str, torch.Tensor] = {}
     tied: dict[str, str] = {}
     for name, tensor in weights.items():
         # parameters that are shared are stored once
         first = seen.setdefault(tensor.data_ptr(), name) if tensor.numel() else name
-        if first != name and tensors[first].shape == tensor.shape:
+        if first != name and weights[first].shape == tensor.shape:
             tied[name] = first
         else:
-            tensors[name] = tensor.detach().cpu().contiguous()
-    tensors |= {name: tensor.detach().cpu().contiguous() for name, tensor in extra.items()}
-    text = json.dumps({'format': FORMAT, 'tied': tied, **header})
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, {HEADER: text})
+            tensors[name] = copied(tensor)
+    tensors |= {name: copied(tensor) for name, tensor in extra.items()}
+    return Snapshot(tensors, json.dumps({'format': FORMAT, 'tied': tied, **header}))
+
+
+def copied(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor's values on the CPU, in plain order, in memory of their own."""
+    return tensor.detach().to('cpu', copy=True, memory_format=torch.contiguous_format)
+
+
+def save(path: Path, model: nn.Module, header: Mapping[str, Any], extra: Mapping[str, torch.Tensor]) -> None:
+    """Writes a checkpoint of a model now; arguments as of `snapshot`, errors as of `Snapshot.write`."""
+    write(path, model.state_dict(), header, extra)
+
+
+def write(
+    path: Path, weights: Mapping[str, torch.Tensor], header: Mapping[str, Any], extra: Mapping[str, torch.Tensor]
+) -> None:
+    """Writes a checkpoint of a state dict now; otherwise as `save`."""
+    snapshot(weights, header, extra).write(path)
 
 
 @dataclass(frozen=True)
@@ -148,7 +196,8 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Te
                 tensors[f'{STATE}{index}.{key}'] = value
             else:
                 values[f'{index}.{key}'] = value
-    return tensors, {'values': values, 'param_groups': state['param_groups']}
+    rest = {key: value for key, value in state.items() if key != 'state'}
+    return tensors, {**rest, 'values': values}
 
 
 def unpack_optimizer(
@@ -168,7 +217,8 @@ def unpack_optimizer(
         {key: tuple(value) if isinstance(value, list) and key != 'params' else value for key, value in group.items()}
         for group in rest['param_groups']
     ]
-    optimizer.load_state_dict({'state': state, 'param_groups': groups})
+    others = {key: value for key, value in rest.items() if key != 'values'}
+    optimizer.load_state_dict({**others, 'state': state, 'param_groups': groups})
     # a state lies in memory as its parameter does, which fast kernels want and a file does not keep
     for parameter, entries in optimizer.state.items():
         for key, value in entries.items():

@@ -9,6 +9,7 @@ from typing import Any
 PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp16')
 COMPILE_MODES = ('default', 'reduce-overhead', 'max-autotune')
 CLIP_MODES = ('norm', 'value', 'agc')
+NONFINITE = ('stop', 'skip')
 DISTILL_TYPES = ('logit', 'feature', 'token')
 
 
@@ -193,6 +194,11 @@ class TrainConfig:
     """Images that cannot be read: raise (stop at the first) or skip (leave out, list in bad_samples.json)."""
     bad_limit: int = 100
     """How many different images a process may skip before the run stops after all."""
+    nonfinite: str = 'stop'
+    """A loss or gradient that is NaN or infinite: stop (and name the images and the module), or skip (the update is not
+    made)."""
+    nonfinite_limit: int = 10
+    """How many updates may be skipped before the run stops after all."""
 
     output: str = ''
     """Folder of the run. Absent: runs/MODEL-DATA."""
@@ -221,7 +227,7 @@ def check_train(config: TrainConfig) -> None:
         if getattr(config, name) < 1:
             raise ValueError(f'{name} must be at least 1, got {getattr(config, name)}')
     at_least_zero = ('seed', 'workers', 'threads', 'save_updates', 'keep', 'weight_decay', 'warmup_lr', 'min_lr')
-    for name in (*at_least_zero, 'mixup_off_epoch'):
+    for name in (*at_least_zero, 'mixup_off_epoch', 'nonfinite_limit'):
         if getattr(config, name) < 0:
             raise ValueError(f'{name} must be at least 0, got {getattr(config, name)}')
     if not config.lr > 0:
@@ -230,6 +236,8 @@ def check_train(config: TrainConfig) -> None:
         raise ValueError(f'compile must be one of {", ".join(COMPILE_MODES)}, got {config.compile!r}')
     if config.clip_mode not in CLIP_MODES:
         raise ValueError(f'clip_mode must be one of {", ".join(CLIP_MODES)}, got {config.clip_mode!r}')
+    if config.nonfinite not in NONFINITE:
+        raise ValueError(f'nonfinite must be one of {", ".join(NONFINITE)}, got {config.nonfinite!r}')
     if config.distill not in DISTILL_TYPES:
         raise ValueError(f'distill must be one of {", ".join(DISTILL_TYPES)}, got {config.distill!r}')
     if not 0 <= config.ema < 1:

@@ -1,7 +1,9 @@
 """What of a run lies where on disk."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,6 +11,8 @@ import torch
 from foveal.engine import checkpoint, distributed
 from foveal.engine.config import TrainConfig
 from foveal.engine.run import Run
+from foveal.engine.writer import Writer
+from foveal.files import remove_leftovers
 
 
 def find_resumed(config: TrainConfig) -> tuple[TrainConfig, checkpoint.Checkpoint | None]:
@@ -30,14 +34,23 @@ def default_output(config: TrainConfig) -> str:
     return f'runs/{config.model}-{Path(config.data).name}'
 
 
-def prepare_output(output: Path, resumed: bool) -> None:
-    """Makes the run's folder.
+def prepare_output(output: Path, resume: str, resumed: bool) -> None:
+    """Makes the run's folder, or clears it of what a killed run was writing.
+
+    Args:
+        output: The folder.
+        resume: What was asked; under auto, a run that was killed before its first checkpoint begins again.
+        resumed: Whether a checkpoint was found to go on from.
 
     Raises:
         FileExistsError: Another run's files are there.
         OSError: It cannot be written.
     """
-    if not resumed and output.is_dir() and any(output.iterdir()):
+    if resume and output.is_dir():
+        for folder in (output, output / 'checkpoints'):
+            remove_leftovers(folder)
+    begun = {'config.yaml', 'classes.json'} if resume == 'auto' else set()
+    if not resumed and output.is_dir() and any(path.name not in begun for path in output.iterdir()):
         raise FileExistsError(f'{output} already holds a run; choose another output, or go on with it by --resume auto')
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -46,24 +59,39 @@ def prepare_output(output: Path, resumed: bool) -> None:
         raise OSError(f'cannot write to output {output}: {error.strerror}') from error
 
 
-def keep_best(run: Run, output: Path) -> None:
-    """Write the weights of an epoch where it is among the best, and delete what it drove out."""
-    if not run.config.keep:
-        return
-    folder = output / 'checkpoints'
-    folder.mkdir(exist_ok=True)
+def save_epoch(run: Run, output: Path, writer: Writer, is_best: bool) -> None:
+    """Write what is kept of an epoch. The whole run comes last: killed before it, the epoch is made again."""
+    if is_best:
+        write(writer, output / 'best.safetensors', run.snapshot_weights)
+    if run.config.keep:
+        keep_best(run, output / 'checkpoints', writer)
+    write(writer, output / 'last.safetensors', run.snapshot)
+
+
+def keep_best(run: Run, folder: Path, writer: Writer) -> None:
+    """Write the weights of an epoch where it is among the best, and then delete what it drove out."""
     ranked = sorted(run.history, key=lambda row: (-row['val_top1'], row['epoch']))
     best = {f'epoch-{row["epoch"]:04}.safetensors' for row in ranked[: run.config.keep]}
     newest = f'epoch-{run.epoch:04}.safetensors'
     if newest in best:
-        run.save_weights(folder / newest)
+        folder.mkdir(exist_ok=True)
+        write(writer, folder / newest, run.snapshot_weights)
+    # the deleting waits for the writing
+    writer.wait()
     for old in folder.glob('epoch-*.safetensors'):
         if old.name not in best:
             old.unlink()
 
 
-def save_within_epoch(run: Run, output: Path, process: distributed.Process) -> None:
+def save_within_epoch(run: Run, output: Path, process: distributed.Process, writer: Writer) -> None:
     """Write a checkpoint before the epoch ends."""
-    run.losses = list(distributed.total(torch.stack(run.losses)) / process.world_size)
+    if run.losses:
+        run.losses = list(distributed.total(torch.stack(run.losses)) / process.world_size)
     if process.is_main:
-        run.save(output / 'last.safetensors')
+        write(writer, output / 'last.safetensors', run.snapshot)
+
+
+def write(writer: Writer, path: Path, take: Callable[[], checkpoint.Snapshot]) -> None:
+    """Writes a snapshot in the background. It is taken when the one before is written: memory holds one at a time."""
+    writer.wait()
+    writer.submit(partial(take().write, path))

@@ -1,7 +1,6 @@
 """The state of a training run, and how it is saved and resumed."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from foveal.scheduler import Scheduler
 FREE = {
     *('data', 'data_root', 'download', 'class_map', 'workers', 'output', 'resume', 'save_updates'),
     *('input_key', 'target_key', 'val_num_samples'),
-    *('bad_samples', 'bad_limit'),
+    *('bad_samples', 'bad_limit', 'nonfinite', 'nonfinite_limit'),
     *('pretrained', 'checkpoint', 'epochs', 'batch_size', 'grad_accum', 'grad_checkpointing', 'show_groups'),
     *('device', 'precision', 'compile', 'channels_last', 'deterministic', 'threads', 'keep'),
 }
@@ -44,9 +43,11 @@ class Run:
         global_batch: Images an update, over all processes.
         epoch: Epochs done.
         step: Updates done in the current epoch.
-        losses: Mean loss of each of those updates, on this process.
+        losses: Mean loss of each of those updates, on this process; NaN of those that were skipped.
         history: One row an epoch done.
         best: Highest top-1 so far.
+        skipped: Updates not made because their numbers were not finite.
+        fitting: Images that memory holds at a time, where a batch did not fit.
     """
 
     config: TrainConfig
@@ -65,6 +66,8 @@ class Run:
     losses: list[torch.Tensor] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     best: float | None = None
+    skipped: int = 0
+    fitting: int | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -87,8 +90,8 @@ class Run:
             'metrics': self.history[-1] if self.history else {},
         }
 
-    def save(self, path: Path) -> None:
-        """Writes all of the run, whole or not at all."""
+    def snapshot(self) -> checkpoint.Snapshot:
+        """A copy of all of the run, to be written."""
         tensors, rest = checkpoint.pack_optimizer(self.optimizer)
         if self.losses:
             tensors[checkpoint.LOSSES] = torch.stack(self.losses)
@@ -105,12 +108,14 @@ class Run:
             'step': self.step,
             'history': self.history,
             'best': self.best,
+            'skipped': self.skipped,
+            'fitting': self.fitting,
         }
-        checkpoint.save(path, self.model, {**self.identity(), 'run': state}, tensors)
+        return checkpoint.snapshot(self.model.state_dict(), {**self.identity(), 'run': state}, tensors)
 
-    def save_weights(self, path: Path) -> None:
-        """Writes the judged model alone."""
-        checkpoint.save(path, self.judged, self.identity(), {})
+    def snapshot_weights(self) -> checkpoint.Snapshot:
+        """A copy of the judged model alone."""
+        return checkpoint.snapshot(self.judged.state_dict(), self.identity(), {})
 
     def beside(self) -> dict[str, torch.Tensor]:
         """What learns besides the model."""
@@ -140,6 +145,7 @@ class Run:
         losses = saved.extra.get(checkpoint.LOSSES)
         self.losses = [] if losses is None else list(losses.to(next(self.model.parameters()).device))
         self.history, self.best = state['history'], state['best']
+        self.skipped, self.fitting = state.get('skipped', 0), state.get('fitting')
 
     def check_same(self, saved: checkpoint.Checkpoint) -> None:
         header = saved.header

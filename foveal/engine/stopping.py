@@ -49,3 +49,20 @@ def stop_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def named_death() -> Iterator[None]:
+    """Says in words that a process that reads images was killed.
+
+    Raises:
+        ChildProcessError: It was. The signal may come in the middle of an update, so nothing is saved then.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith('DataLoader worker'):
+            raise
+        raise ChildProcessError(
+            f'{error}; was memory short? Fewer workers take less of it. Go on with --resume from the last checkpoint'
+        ) from error

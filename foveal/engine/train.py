@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -16,18 +16,20 @@ from torch.nn.parallel import DistributedDataParallel
 
 from foveal.data import Loader, Mixup
 from foveal.data.loader import Batch
-from foveal.engine import distributed, log
+from foveal.engine import checkpoint, distributed, log
 from foveal.engine.bad_samples import listed_bad_samples
 from foveal.engine.build import build, open_data, reproducible, updates_per_epoch, wrap
 from foveal.engine.clip import clip_gradients
 from foveal.engine.config import TrainConfig, check_train
 from foveal.engine.evaluate import Scores, evaluate
-from foveal.engine.folder import default_output, find_resumed, keep_best, prepare_output, save_within_epoch
+from foveal.engine.folder import default_output, find_resumed, prepare_output, save_epoch, save_within_epoch
+from foveal.engine.guards import ADVICE, Guard, Suspect, in_parts
 from foveal.engine.learning import build_loss, hold_frozen_statistics, mixing, turn
 from foveal.engine.precision import allow_tf32, autocast
 from foveal.engine.run import Run
 from foveal.engine.schedule import check_schedule
-from foveal.engine.stopping import stop_agreed, stop_signals
+from foveal.engine.stopping import named_death, stop_agreed, stop_signals
+from foveal.engine.writer import Writer
 from foveal.optim.groups import describe_groups
 
 
@@ -45,7 +47,8 @@ def train(config: TrainConfig) -> Run:
 
     Raises:
         ValueError, OSError: Something asked cannot be done; nothing has been trained.
-        UnreadableImageError, FloatingPointError: A damaged image, or a loss that is no number; epochs done are saved.
+        UnreadableImageError, FloatingPointError: A damaged image, or a loss that is no number; what is done is saved.
+        ChildProcessError: A process that reads images was killed.
     """
     config, saved = find_resumed(config)
     check_train(config)
@@ -59,7 +62,7 @@ def train(config: TrainConfig) -> Run:
         config = replace(config, output=config.output or default_output(config))
         output = Path(config.output)
         if process.is_main and not config.show_groups:
-            prepare_output(output, saved is not None)
+            prepare_output(output, config.resume, saved is not None)
         run, train_loader, val_loader = build(config, process, train_set, val_set)
         if config.show_groups:
             if process.is_main:
@@ -71,7 +74,12 @@ def train(config: TrainConfig) -> Run:
             log.write_start(run, output)
         distributed.wait()
         stop = cleanup.enter_context(stop_signals())
-        return epochs(run, train_loader, val_loader, process, output, stop)
+        writer = cleanup.enter_context(Writer())
+        if not saved or saved.path.resolve().parent != output.resolve():
+            # whether the disk has room is known now, and every run has a checkpoint to go on from
+            save_within_epoch(run, output, process, writer)
+            writer.wait()
+        return epochs(run, train_loader, val_loader, process, output, stop, writer)
 
 
 def epochs(
@@ -81,20 +89,21 @@ def epochs(
     process: distributed.Process,
     output: Path,
     stop: threading.Event,
+    writer: Writer,
 ) -> Run:
     """Trains, evaluates and saves until the epochs are done or a signal says stop."""
     config, task, scores = run.config, wrap(run.task, run.config, process), None
     while run.epoch < run.total_epochs:
         began = time.perf_counter()
-        with listed_bad_samples(output, process, train_loader, val_loader):
-            finished = train_epoch(run, task, train_loader, process, output, stop)
+        with listed_bad_samples(output, process, train_loader, val_loader), named_death():
+            finished = train_epoch(run, task, train_loader, process, output, stop, writer)
         if not finished:
             break
         seconds = time.perf_counter() - began
         turn(run.optimizer, False)
         for averaged in [run.model, *([run.ema.model] if run.ema else [])]:
             distributed.average_buffers(averaged)
-        with listed_bad_samples(output, process, train_loader, val_loader):
+        with listed_bad_samples(output, process, train_loader, val_loader), named_death():
             scores = evaluate(run.judged, val_loader, len(run.classes), config.precision)
         row = summarise(run, scores, process, seconds)
         is_best = run.best is None or scores.top1 > run.best
@@ -105,13 +114,11 @@ def epochs(
             lower_is_better = config.sched_options.get('plateau_mode') == 'min'
             run.scheduler.step(run.epoch, scores.loss if lower_is_better else scores.top1)
         if process.is_main:
-            if is_best:
-                run.save_weights(output / 'best.safetensors')
-            run.save(output / 'last.safetensors')
-            keep_best(run, output)
             log.write_epoch(run, output, row, is_best)
+            save_epoch(run, output, writer, is_best)
         if stop_agreed(0, stop, process):
             break
+    writer.wait()
     if process.is_main:
         log.write_end(run, output, scores)
     distributed.wait()
@@ -119,7 +126,13 @@ def epochs(
 
 
 def train_epoch(
-    run: Run, task: nn.Module, loader: Loader, process: distributed.Process, output: Path, stop: threading.Event
+    run: Run,
+    task: nn.Module,
+    loader: Loader,
+    process: distributed.Process,
+    output: Path,
+    stop: threading.Event,
+    writer: Writer,
 ) -> bool:
     """Makes the rest of the epoch's updates; False where a signal ended it early, after saving."""
     accum = run.config.grad_accum
@@ -131,27 +144,27 @@ def train_epoch(
     task.train()
     turn(run.optimizer, True)
     hold_frozen_statistics(run.model)
+    guard = Guard(run, loader, process)
     with log.progress(run, updates, process.is_main) as advance:
         while run.step < updates:
             count = min(accum, len(loader) - run.step * accum)
-            run.losses.append(update(run, task, batches, count, mix, process))
+            run.losses.append(update(run, task, batches, count, mix, process, guard))
             run.step += 1
-            if run.ema:
+            if run.ema and not guard.skipped:
                 run.ema.update(run.model, run.epoch * updates + run.step)
             if run.scheduler:
                 run.scheduler.step_update(run.epoch * updates + run.step)
             advance(run.losses[-1])
             told = stop_agreed(run.step, stop, process)
             due = bool(run.config.save_updates) and run.step % run.config.save_updates == 0
+            wrong = guard.look(run.step, now=told or due or run.step == updates)
+            if wrong is not None:
+                writer.wait()
+                make_again(run, task, loader, mix, process, guard, output, wrong)
             if (told or due) and run.step < updates:
-                save_within_epoch(run, output, process)
+                save_within_epoch(run, output, process, writer)
             if told and run.step < updates:
                 return False
-    mean = distributed.total(torch.stack(run.losses).mean()) / process.world_size
-    if not mean.isfinite():
-        raise FloatingPointError(
-            f'the loss became {mean.item()} in epoch {run.epoch + 1}; try a lower lr, a longer warm-up or clip_grad'
-        )
     return True
 
 
@@ -162,25 +175,36 @@ def update(
     count: int,
     mix: Mixup | None,
     process: distributed.Process,
+    guard: Guard,
 ) -> torch.Tensor:
-    """One update from the gradients of `count` batches; returns their mean loss."""
+    """One update from the gradients of `count` batches; returns their mean loss, or NaN where it was not made."""
     config = run.config
     address = (config.seed, run.epoch, run.step, process.rank)
     # dropout and its like: decided by the update's address, so that a resumed run draws what an unbroken one draws
     torch.manual_seed(int(np.random.SeedSequence(address).generate_state(1)[0]))
     rng = np.random.default_rng(address)
     loss_sum = torch.zeros((), device=process.device)
+
+    def learn(images: torch.Tensor, targets: torch.Tensor, share: float) -> torch.Tensor:
+        with autocast(process.device, config.precision):
+            loss = task(images, targets) * (share / count)
+        backward(run, loss)
+        return loss.detach()
+
+    guard.begin()
     for i in range(count):
-        images, targets = next(batches)
+        batch = next(batches)
+        images, targets = batch
         if mix is not None:
             images, targets = mix(images, targets, rng)
         # gradients cross processes once an update
         wait_to_sync = task.no_sync() if isinstance(task, DistributedDataParallel) and i + 1 < count else nullcontext()
         with wait_to_sync:
-            with autocast(process.device, config.precision):
-                loss = task(images, targets) / count
-            backward(run, loss)
-        loss_sum += loss.detach()
+            loss = in_parts(run, images, targets, learn)
+        guard.note(Suspect(batch, images, targets, loss))
+        loss_sum += loss
+    if guard.refuses(loss_sum):
+        return torch.full_like(loss_sum, torch.nan)
     if config.clip_grad is not None:
         run.scaler.unscale_(run.optimizer)
         clip_gradients(clipped(run), config.clip_grad, config.clip_mode)
@@ -188,6 +212,33 @@ def update(
     run.scaler.update()
     run.optimizer.zero_grad()
     return loss_sum
+
+
+def make_again(
+    run: Run,
+    task: nn.Module,
+    loader: Loader,
+    mix: Mixup | None,
+    process: distributed.Process,
+    guard: Guard,
+    output: Path,
+    step: int,
+) -> NoReturn:
+    """Makes an update that was not finite once more, with the weights of the last checkpoint, to say what went wrong.
+
+    Raises:
+        FloatingPointError: Always.
+    """
+    saved = checkpoint.load(output, 'last')
+    run.model.load_state_dict(saved.weights)
+    run.optimizer.zero_grad()
+    run.step, guard.at_once, accum = step, True, run.config.grad_accum
+    loader.set_epoch(run.epoch, step * accum)
+    update(run, task, iter(loader), min(accum, len(loader) - step * accum), mix, process, guard)
+    raise FloatingPointError(
+        f'epoch {run.epoch + 1}, update {step + 1}: the loss or a gradient is not finite, but is with the weights of '
+        f'{saved.path}: training diverged since; {ADVICE}'
+    )
 
 
 def backward(run: Run, loss: torch.Tensor) -> None:
@@ -212,7 +263,7 @@ def clipped(run: Run) -> list[nn.Parameter]:
 
 def summarise(run: Run, scores: Scores, process: distributed.Process, seconds: float) -> dict[str, Any]:
     """The row of an epoch in metrics.csv."""
-    loss = distributed.total(torch.stack(run.losses).mean()) / process.world_size
+    loss = distributed.total(torch.stack(run.losses).nanmean()) / process.world_size
     return {
         'epoch': run.epoch + 1,
         'train_loss': loss.item(),

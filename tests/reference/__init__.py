@@ -8,7 +8,7 @@ pretrained  [architecture, module, tags, those with weights]: the record of ever
 loaded      outputs of weights loaded for other sizes and channels, and of weights under their original authors' names:
             architecture, options, the first 16 logits and the standard deviation of all; `names` are the file's
             [name, shape] rows, where they are not those of the architecture; as measured on timm 1.0.31
-augment     policies, distributions and evaluation crops, as measured on timm 1.0.31 by `tests/make_augment_reference.py`
+augment     policies, distributions and crops, as measured on timm 1.0.31 by `tests/make_augment_reference.py`
 optim       an optimizer (timm 1.0.31): class, defaults, and cases [how it is asked for, values of the parameters after
             20 steps], as tests/make_optim_reference.py measures them
 list_models arguments of `list_models` and the names that they select
