@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import zipfile
@@ -260,3 +261,17 @@ def test_right_files_are_mapped_not_copied(kind: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 20 << 10, 'KiB'
     assert read_weights(path)['a'][0] == 1
+
+
+def test_an_old_torch_file_that_leaves_a_tensor_without_its_memory_is_refused(tmp_path: Path) -> None:
+    """torch.load gives such a tensor whatever was in memory."""
+    path = tmp_path / 'old.pth'
+    torch.save({'a': torch.ones(3), 'b': torch.zeros(4)}, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    assert sorted(read_weights(path)) == ['a', 'b']
+    # of the two places of a storage's key, the tensor's and the list of what follows, the second
+    key = re.findall(rb'\d{12,16}', data)[-1]
+    at = data.rindex(key)
+    path.write_bytes(data[:at] + key[:-1] + (b'1' if key.endswith(b'2') else b'2') + data[at + len(key) :])
+    with pytest.raises(WeightsError, match='are not those that follow'):
+        read_weights(path)

@@ -35,7 +35,6 @@ SILENT = {'BINPUT', 'LONG_BINPUT', 'MARK', 'TUPLE', 'TUPLE1', 'TUPLE2', 'TUPLE3'
 MOST_OPCODES = 1_000_000  # a tensor takes about 40
 LARGEST_PICKLE = 32 << 20  # bytes, without the tensors
 PROTOCOLS = range(2, 6)  # of pickles
-PICKLES = 5  # that the format from before torch 1.6 begins with: magic number, version, system, object, storages
 
 
 def load(path: Path) -> Any:
@@ -55,9 +54,7 @@ def load(path: Path) -> Any:
         if zipped:
             check_archive(file, path.stat().st_size)
         else:
-            for _ in range(PICKLES):
-                for _ in operations(file):
-                    pass
+            check_pickles(file)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location='cpu', weights_only=True, mmap=zipped)
@@ -88,10 +85,26 @@ def check_archive(file: BinaryIO, size: int) -> None:
                 raise ValueError(f'the memory of tensor {key} should be {length} bytes, and is not')
 
 
-def storages(file: BinaryIO) -> Iterator[tuple[str, int]]:
-    """The storages that the pickle of an archive names: their keys, and how many bytes they are.
+def check_pickles(file: BinaryIO) -> None:
+    """Refuse a file of the format from before torch 1.6 whose pickles are not those of `torch.save`.
 
-    A pickle names one by ('storage', type, key, device, number of values).
+    They are magic number, version, system, object, and the keys of the storages that follow.
+
+    Raises:
+        ValueError: another file. A tensor whose storage is not among the keys would hold whatever was in memory.
+    """
+    for _ in range(3):
+        for _ in operations(file):
+            pass
+    named = {key for key, _ in storages(file, fields=6)}
+    if named != {str(argument) for name, argument in operations(file) if name.endswith('UNICODE')}:
+        raise ValueError('the tensors that its pickle names are not those that follow')
+
+
+def storages(file: BinaryIO, fields: int = 5) -> Iterator[tuple[str, int]]:
+    """The storages that a pickle names: their keys, and how many bytes they are.
+
+    A pickle names one by ('storage', type, key, device, number of values); in the older format None stands behind.
     """
     memory: dict[int, Any] = {}
     values: list[Any] = []
@@ -101,7 +114,7 @@ def storages(file: BinaryIO) -> Iterator[tuple[str, int]]:
         elif name in ('BINGET', 'LONG_BINGET'):
             values.append(memory.get(argument))
         elif name == 'BINPERSID':
-            what, kind, key, _, count = values[-5:] if len(values) >= 5 else [None] * 5
+            what, kind, key, _, count = values[-fields:][:5] if len(values) >= fields else [None] * 5
             if what != 'storage' or kind not in STORAGES or not isinstance(count, int):
                 raise ValueError('its pickle names the memory of a tensor in another way than torch.save does')
             yield str(key), count * STORAGES[kind]
