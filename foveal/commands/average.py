@@ -54,6 +54,7 @@ def run(config: AverageConfig) -> int:
 def judge(config: AverageConfig) -> Any:
     """A function that gives the top-1 of weights on the data asked for."""
     from foveal.data import create_dataset, create_loader
+    from foveal.data.source import is_named
     from foveal.engine import distributed
     from foveal.engine.checkpoint import load_model
     from foveal.engine.evaluate import evaluate
@@ -64,7 +65,7 @@ def judge(config: AverageConfig) -> Any:
         config.data,
         config.data_root,
         config.split,
-        class_map=None if config.data.startswith('torch/') else loaded.classes,
+        class_map=None if is_named(config.data) else loaded.classes,
         val_fraction=config.val_fraction,
     )
     loader = create_loader(

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor
 
+from foveal.optim.adamw import AdamWLegacy
 from foveal.optim.engine import Optimizer, Options, Traits
 from foveal.optim.program import cautious
 
@@ -67,8 +68,10 @@ class AdamP(Optimizer):
         **options: See `foveal.optim.Options`.
     """
 
+    zeros = ('exp_avg', 'exp_avg_sq')
     traits: ClassVar = {'': Traits('rows'), 'projected': Traits('tensors')}
     masks = True
+    scalars = AdamWLegacy.scalars
 
     def __init__(
         self,
@@ -90,13 +93,6 @@ class AdamP(Optimizer):
 
     def decays(self, group: dict[str, Any]) -> str:
         return 'own'
-
-    def init(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        return {'exp_avg': torch.zeros_like(p), 'exp_avg_sq': torch.zeros_like(p)}
-
-    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
-        beta1, beta2 = group['betas']
-        return {'correction1': 1 - beta1**step, 'correction2': (1 - beta2**step) ** 0.5}
 
     @staticmethod
     def update(
@@ -144,6 +140,7 @@ class SGDP(Optimizer):
         **options: See `foveal.optim.Options`.
     """
 
+    zeros = ('momentum',)
     traits = AdamP.traits
     masks = True
     kind = AdamP.kind
@@ -164,9 +161,6 @@ class SGDP(Optimizer):
     ) -> None:
         own = dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov)
         super().__init__(params, own | dict(eps=eps, delta=delta, wd_ratio=wd_ratio), eager(options))
-
-    def init(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        return {'momentum': torch.zeros_like(p)}
 
     def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
         momentum = group['momentum']

@@ -2,7 +2,6 @@
 
 from typing import Any, Unpack
 
-import torch
 from torch import Tensor
 
 from foveal.optim.engine import Optimizer, Options
@@ -24,6 +23,8 @@ class Adopt(Optimizer):
         **options: See `foveal.optim.Options`.
     """
 
+    zeros = ('exp_avg', 'exp_avg_sq')
+
     def __init__(
         self,
         params: Any,
@@ -43,9 +44,6 @@ class Adopt(Optimizer):
 
     def decays(self, group: dict[str, Any]) -> str:
         return 'own' if self.decoupled(group) else 'coupled'
-
-    def init(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        return {'exp_avg': torch.zeros_like(p), 'exp_avg_sq': torch.zeros_like(p)}
 
     def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
         first = (step == 1) * 1.0

@@ -3,11 +3,10 @@
 An algorithm is a subclass in a file of its own. It gives the state of one tensor and the update of one tensor:
 
     class Momentum(Optimizer):
+        zeros = ('buffer',)
+
         def __init__(self, params, lr=0.1, momentum=0.9, weight_decay=0.0, **options: Unpack[Options]):
             super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay), options)
-
-        def init(self, p, group):
-            return {'buffer': torch.zeros_like(p)}
 
         @staticmethod
         def update(p, g, buffer, lr, momentum):
@@ -20,7 +19,7 @@ replace them) and must leave `p` and `g` alone. Its arguments are matched **by n
 - `p`, `g`: the parameter and its gradient, of the same shape, in float32 or wider whatever they are stored in. The
   gradient is already negated under `maximize` and has coupled decay added; the parameter is already decayed where decay
   is decoupled.
-- names of the state that `init` returned (give the argument the default None where a state may be absent);
+- names of the state (give the argument the default None where a state may be absent);
 - `lr`, `weight_decay` and every other key of the group; `betas` comes as `beta1`, `beta2`, ...; `step` (from 1);
 - `decay`: `weight_decay`, times lr / peak lr where corrected, and times lr where the engine decouples it;
 - what `scalars(group, step)` returns: numbers that depend on the step alone, such as bias corrections;
@@ -30,8 +29,9 @@ Floats may come as 0-dimensional tensors (compiled, or with `lr` a tensor): use 
 `math.*` or `alpha=`/`value=` (`v.lerp_(g * g, 1 - beta2)`, not `addcmul_`). What decides the course of the code has to
 be a bool, int, str or None, which is compiled in: `scalars` may return these too, in few variants.
 
-Class attributes and hooks, all optional but `init` and `update`:
+Class attributes and hooks, all optional but `update`:
 
+- `zeros`: names of the states that begin as zeros of the parameter's shape; `init(p, group)` makes any others.
 - `traits`: kind -> `Traits`. `sees` is what `p` holds: `'elements'`, a run of numbers in one dimension, many tensors
   joined: for purely elementwise formulas (every state has the parameter's shape). `'rows'`, (k, n): k tensors of n
   elements, for formulas with reductions over the whole tensor; `norm(x)` and `mean(x)` reduce each. `'tensors'`,
@@ -122,6 +122,7 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     traits: ClassVar[dict[str, Traits]] = {'': Traits()}
+    zeros: ClassVar[tuple[str, ...]] = ()
     second_order: ClassVar[bool] = False
     branches_on_step: ClassVar[bool] = False
     masks: ClassVar[bool] = False
@@ -139,7 +140,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def init(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         """State of a parameter, given as a tensor of the state's dtype."""
-        raise NotImplementedError
+        return {name: torch.zeros_like(p) for name in self.zeros}
 
     update: ClassVar[Callable[..., Tensor]]  # static: what is subtracted from the parameter
 

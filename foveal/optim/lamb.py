@@ -26,6 +26,7 @@ class Lamb(Optimizer):
         **options: See `foveal.optim.Options`.
     """
 
+    zeros = ('exp_avg', 'exp_avg_sq')
     traits: ClassVar = {'': Traits('rows')}
 
     def __init__(
@@ -49,9 +50,6 @@ class Lamb(Optimizer):
 
     def decays(self, group: dict[str, Any]) -> str:
         return 'decoupled' if group['decoupled_decay'] or group['corrected_weight_decay'] else 'own'
-
-    def init(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        return {'exp_avg': torch.zeros_like(p), 'exp_avg_sq': torch.zeros_like(p)}
 
     def begin(self) -> None:
         gradients = [p.grad for group in self.param_groups for p in group['params'] if p.grad is not None]

@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar, Unpack
 
-import torch
 from torch import Tensor
 
 from foveal.optim.engine import Optimizer, Options
@@ -22,6 +21,7 @@ class LaProp(Optimizer):
         **options: See `foveal.optim.Options`.
     """
 
+    zeros = ('exp_avg', 'exp_avg_sq')
     branches_on_step: ClassVar[bool] = True
 
     def __init__(
@@ -37,9 +37,6 @@ class LaProp(Optimizer):
 
     def decays(self, group: dict[str, Any]) -> str:
         return 'own'
-
-    def init(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        return {'exp_avg': torch.zeros_like(p), 'exp_avg_sq': torch.zeros_like(p)}
 
     def prepare(self, group: dict[str, Any], params: list[Tensor]) -> None:
         beta, mean = group['betas'][0], group.get('lr_mean', 0.0)

@@ -2,7 +2,6 @@
 
 from typing import Any, Unpack
 
-import torch
 from torch import Tensor
 
 from foveal.optim.engine import Optimizer, Options
@@ -19,6 +18,8 @@ class Lion(Optimizer):
         **options: See `foveal.optim.Options`.
     """
 
+    zeros = ('exp_avg',)
+
     def __init__(
         self,
         params: Any,
@@ -31,9 +32,6 @@ class Lion(Optimizer):
 
     def decays(self, group: dict[str, Any]) -> str:
         return 'decoupled'
-
-    def init(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        return {'exp_avg': torch.zeros_like(p)}
 
     @staticmethod
     def update(p: Tensor, g: Tensor, exp_avg: Tensor, lr: float, beta1: float, beta2: float) -> Tensor:

@@ -3,7 +3,6 @@
 from functools import lru_cache
 from typing import Any, Unpack
 
-import torch
 from torch import Tensor
 
 from foveal.optim.adamw import AdamWLegacy, clip_rms
@@ -23,6 +22,8 @@ class NAdamW(Optimizer):
         **options: See `foveal.optim.Options`.
     """
 
+    zeros = ('exp_avg', 'exp_avg_sq')
+
     def __init__(
         self,
         params: Any,
@@ -40,9 +41,6 @@ class NAdamW(Optimizer):
     kind = AdamWLegacy.kind
     decays = AdamWLegacy.decays
     scalars = AdamWLegacy.scalars
-
-    def init(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        return {'exp_avg': torch.zeros_like(p), 'exp_avg_sq': torch.zeros_like(p)}
 
     @staticmethod
     def update(
@@ -78,6 +76,8 @@ class NAdamLegacy(Optimizer):
         **options: See `foveal.optim.Options`.
     """
 
+    zeros = ('exp_avg', 'exp_avg_sq')
+
     def __init__(
         self,
         params: Any,
@@ -92,9 +92,6 @@ class NAdamLegacy(Optimizer):
         super().__init__(params, own, options)
 
     branches_on_step = True
-
-    def init(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        return {'exp_avg': torch.zeros_like(p), 'exp_avg_sq': torch.zeros_like(p)}
 
     def scalars(self, group: dict[str, Any], step: int) -> dict[str, Any]:
         beta1, beta2 = group['betas']

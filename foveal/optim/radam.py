@@ -2,7 +2,6 @@
 
 from typing import Any, Unpack
 
-import torch
 from torch import Tensor
 
 from foveal.optim.engine import Optimizer, Options
@@ -40,6 +39,8 @@ class RAdamLegacy(Optimizer):
         **options: See `foveal.optim.Options`.
     """
 
+    zeros = ('exp_avg', 'exp_avg_sq')
+
     def __init__(
         self,
         params: Any,
@@ -53,9 +54,6 @@ class RAdamLegacy(Optimizer):
 
     def decays(self, group: dict[str, Any]) -> str:
         return 'decoupled'
-
-    def init(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        return {'exp_avg': torch.zeros_like(p), 'exp_avg_sq': torch.zeros_like(p)}
 
     def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
         beta1, beta2 = group['betas']

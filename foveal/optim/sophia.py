@@ -2,7 +2,6 @@
 
 from typing import Any, Unpack
 
-import torch
 from torch import Tensor
 
 from foveal.optim.engine import Options
@@ -24,6 +23,8 @@ class Sophia(HessianOptimizer):
         **options: See `foveal.optim.Options`.
     """
 
+    zeros = ('exp_avg', 'hessian')
+
     def __init__(
         self,
         params: Any,
@@ -41,9 +42,6 @@ class Sophia(HessianOptimizer):
 
     def decays(self, group: dict[str, Any]) -> str:
         return 'decoupled'
-
-    def init(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        return {'exp_avg': torch.zeros_like(p), 'hessian': torch.zeros_like(p)}
 
     def measured(self, p: Tensor, diagonal: Tensor, group: dict[str, Any]) -> None:
         hessian = self.state[p]['hessian']
