@@ -11,6 +11,8 @@ loaded      outputs of weights loaded for other sizes and channels, and of weigh
 augment     policies, distributions and crops, as measured on timm 1.0.31 by `tests/make_augment_reference.py`
 optim       an optimizer (timm 1.0.31): class, defaults, and cases [how it is asked for, values of the parameters after
             20 steps], as tests/make_optim_reference.py measures them
+training    50 updates made of timm's parts (1.0.31): mixup's shares, the losses, and a digest of the weights, as
+            `tests/make_training_reference.py` measures them
 list_models arguments of `list_models` and the names that they select
 schedules   learning rates of a grid of schedules, and
 groups      weight decay and learning rate of every parameter of a few architectures, as measured on timm 1.0.31;
