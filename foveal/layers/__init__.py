@@ -10,6 +10,7 @@ from foveal.layers.conv import Conv2dSame as Conv2dSame
 from foveal.layers.conv import conv2d as conv2d
 from foveal.layers.conv import pad_same as pad_same
 from foveal.layers.conv_norm_act import ConvNormAct as ConvNormAct
+from foveal.layers.dot_product import dot_product_attention as dot_product_attention
 from foveal.layers.drop import DropBlock2d as DropBlock2d
 from foveal.layers.drop import DropPath as DropPath
 from foveal.layers.drop import PatchDropout as PatchDropout

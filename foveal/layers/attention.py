@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foveal.layers.dot_product import dot_product_attention
 from foveal.layers.norm import RmsNorm, normalization
 
 NormLayer = str | Callable[..., nn.Module]
@@ -64,7 +64,7 @@ class Attention(nn.Module):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
         """Weighted values (batch, heads, length, head channels)."""
         drop = self.attn_drop if self.training else 0.0
-        return F.scaled_dot_product_attention(q, k, v, attn_mask, drop, is_causal)
+        return dot_product_attention(q, k, v, attn_mask, drop, is_causal)
 
 
 class Differential(nn.Module):
@@ -90,8 +90,8 @@ class Differential(nn.Module):
         """Values (batch, heads, length, head channels) weighted by the difference of two maps."""
         q1, q2 = q.chunk(2, dim=-1)
         k1, k2 = k.chunk(2, dim=-1)
-        first = F.scaled_dot_product_attention(q1, k1, v, mask, drop, causal)
-        second = F.scaled_dot_product_attention(q2, k2, v, mask, drop, causal)
+        first = dot_product_attention(q1, k1, v, mask, drop, causal)
+        second = dot_product_attention(q2, k2, v, mask, drop, causal)
         share = (self.lambda_q1 * self.lambda_k1).sum().exp() - (self.lambda_q2 * self.lambda_k2).sum().exp()
         return self.sub_norm(first - (share + self.lambda_init) * second) * (1.0 - self.lambda_init)
 

@@ -1,10 +1,10 @@
 """Pooling of tokens (batch, length, channels) by attention."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveal.layers.attention import NormLayer, merge_heads, split_heads
+from foveal.layers.dot_product import dot_product_attention
 from foveal.layers.mlp import Mlp
 from foveal.layers.norm import normalization
 
@@ -43,7 +43,7 @@ class AttentionPoolLatent(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         (q,) = split_heads(self.q(self.latent.expand(x.shape[0], -1, -1)), self.num_heads, 1)
         k, v = split_heads(self.kv(x), self.num_heads, 2)
-        y = self.proj_drop(self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v))))
+        y = self.proj_drop(self.proj(merge_heads(dot_product_attention(q, k, v))))
         return (y + self.mlp(self.norm(y)))[:, 0]
 
 
@@ -60,4 +60,4 @@ class AttentionPoolPrr(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         (tokens,) = split_heads(x, self.num_heads, 1)
-        return merge_heads(F.scaled_dot_product_attention(tokens[:, :, :1], tokens, tokens))[:, 0]
+        return merge_heads(dot_product_attention(tokens[:, :, :1], tokens, tokens))[:, 0]

@@ -2,10 +2,10 @@
 
 from collections import OrderedDict
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveal.layers.conv import conv2d
+from foveal.layers.dot_product import dot_product_attention
 
 
 class MultiQueryAttention2d(nn.Module):
@@ -50,5 +50,5 @@ class MultiQueryAttention2d(nn.Module):
         q = query.unflatten(1, (self.num_heads, -1)).flatten(3).transpose(2, 3)
         k = self.key(x).flatten(2).transpose(1, 2).unsqueeze(1).expand(-1, self.num_heads, -1, -1)
         v = self.value(x).flatten(2).transpose(1, 2).unsqueeze(1).expand(-1, self.num_heads, -1, -1)
-        y = F.scaled_dot_product_attention(q, k, v)
+        y = dot_product_attention(q, k, v)
         return self.output(y.transpose(2, 3).reshape(query.shape))

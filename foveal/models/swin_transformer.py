@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveal.layers import Blocks, DropPath, Mlp, PatchEmbed, PoolHead, drop_path_rates, init_transformer, normalization
 from foveal.layers.conv import Size, pair
+from foveal.layers.dot_product import dot_product_attention
 from foveal.layers.init import truncated_normal
 from foveal.layers.window import (
     pad_to_windows,
@@ -146,7 +146,7 @@ class WindowAttention(nn.Module):
         bias = self.bias()
         if mask is not None:
             bias = (bias + mask.unsqueeze(1)).repeat(count // mask.shape[0], 1, 1, 1)
-        x = F.scaled_dot_product_attention(q, k, v, bias, self.attn_drop if self.training else 0.0)
+        x = dot_product_attention(q, k, v, bias, self.attn_drop if self.training else 0.0)
         return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
 
 

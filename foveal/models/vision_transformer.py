@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveal.errors import near
 from foveal.layers import Blocks, DropPath, LayerScale, Mlp, drop_path_rates, init_transformer, normalization
 from foveal.layers.act import activation
 from foveal.layers.attention import Attention, DiffAttention, Differential, NormLayer, merge_heads, split_heads
+from foveal.layers.dot_product import dot_product_attention
 from foveal.layers.glu import GluMlp
 from foveal.layers.swiglu import SwiGLU
 from foveal.models.backbone import FeatureInfo
@@ -177,7 +177,7 @@ class ParallelScalingBlock(nn.Module):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         hidden, q, k, v = self.branches(x)
         drop = self.attn_drop if self.training else 0.0
-        attended = merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask, drop, is_causal))
+        attended = merge_heads(dot_product_attention(q, k, v, attn_mask, drop, is_causal))
         return x + self.drop_path(self.ls(self.attn_out_proj(attended) + self.mlp_out_proj(hidden)))
 
 
