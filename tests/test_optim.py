@@ -1,7 +1,9 @@
 """The optimizer engine: what every algorithm gets from it. What the formulas compute is in test_optim_parity.py."""
 
 import copy
+import inspect
 import io
+import re
 import subprocess
 import sys
 from typing import Any
@@ -48,13 +50,30 @@ def test_joined_equals_one_by_one(name: str) -> None:
 
 
 @pytest.mark.skipif(not can_compile('cpu'), reason='no C++ compiler')
-@pytest.mark.parametrize('name', ['cadamw', 'lamb'])
-def test_compiled_equals_eager(name: str) -> None:
-    shapes = [*SHAPES, (65,), (1000,), (333, 7)]  # one kernel serves all that are larger than 64
+@pytest.mark.parametrize(('name', 'foreach'), [('cadamw', None), ('lamb', False), ('sgdp', False)])
+def test_compiled_equals_eager(name: str, foreach: bool | None) -> None:
+    shapes = [*SHAPES, (65,), (65,), (1000,), (333, 7), (20, 20)]  # one kernel for all of a rank, larger than 64
     fast, slow = parameters(shapes), parameters(shapes)
-    a = train(create_optimizer(fast, name, lr=0.01, weight_decay=0.1, compile=True, foreach=False), fast)
+    a = train(create_optimizer(fast, name, lr=0.01, weight_decay=0.1, compile=True, foreach=foreach), fast)
     b = train(create_optimizer(slow, name, lr=0.01, weight_decay=0.1, compile=False), slow)
     assert apart(a, b) < 1e-5  # fused multiply-adds and vectorised roots round otherwise
+
+
+@pytest.mark.skipif(not can_compile('cpu'), reason='no C++ compiler')
+def test_a_kernel_is_not_used_for_sizes_that_it_has_taken_for_constants() -> None:
+    class PerElement(optim.Optimizer):
+        lr: float = 0.1
+        weight_decay: float = 0.0
+
+        @staticmethod
+        def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
+            return h.lr * g / int(p.shape[0])
+
+    params = parameters([(100,), (200,)])
+    before = [p.detach().clone() for p in params]
+    train(PerElement(params, compile=True, foreach=False), params, steps=1)
+    for p, start in zip(params, before, strict=True):
+        assert torch.allclose(p, start - 0.1 * p.grad / len(p), rtol=0, atol=1e-7)  # type: ignore[operator]
 
 
 @pytest.mark.skipif(not can_compile('cpu'), reason='no C++ compiler')
@@ -330,17 +349,48 @@ def test_names_and_defaults() -> None:
     assert fused.param_groups[0]['fused']
 
 
+CLASSES = sorted(
+    {info.opt_class for info in map(get_optimizer_info, list_optimizers()) if not isinstance(info.opt_class, str)},
+    key=str,
+)
+
+
+@pytest.mark.parametrize('cls', [cls for cls in CLASSES if issubclass(cls, optim.Optimizer)])
+def test_every_argument_is_described(cls: Any) -> None:
+    told = dict(re.findall(r'^    (\w+): (.+)\.$', cls.__doc__, re.MULTILINE))
+    arguments = inspect.signature(cls).parameters
+    assert list(told) == list(arguments)
+    assert arguments['caution'].kind is inspect.Parameter.KEYWORD_ONLY
+    assert not any(hasattr(cls, name) for name in arguments)  # no class value that a group may contradict
+
+
+def test_arguments_keep_their_places() -> None:
+    group = optim.Lamb(parameters(), 0.5, False, (0.5, 0.6), 1e-3, foreach=False).param_groups[0]
+    assert [group[name] for name in ('lr', 'bias_correction', 'betas', 'eps')] == [0.5, False, (0.5, 0.6), 1e-3]
+    with pytest.raises(ValueError, match="mars_type 'adam' is unknown; did you mean 'adamw'"):
+        optim.Mars(parameters(), mars_type='adam')  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match='memory_save_mode'):
+        optim.Kron([{'params': parameters(), 'memory_save_mode': 'none'}])
+    with pytest.raises(ValueError, match='update_each is 0'):
+        optim.Sophia(parameters(), update_each=0)
+
+
+def test_numbers_of_a_formula_come_in_the_order_of_the_fields() -> None:
+    """Not in that of a set, which changes from process to process, and with it the key of a cached kernel."""
+    params = parameters()
+    optimizer = optim.Lamb(params)
+    train(optimizer, params, steps=1)
+    assert next(iter(optimizer._formulas)).floats[:4] == ('lr', 'eps', 'max_grad_norm', 'beta1')
+
+
 def test_users_may_register_their_own() -> None:
     class Signs(optim.Optimizer):
-        def __init__(self, params: Any, lr: float = 0.1, weight_decay: float = 0.0, **options: Any) -> None:
-            super().__init__(params, dict(lr=lr, weight_decay=weight_decay), options)  # type: ignore[arg-type]
-
-        def init(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-            return {}
+        lr: float = 0.1
+        weight_decay: float = 0.0
 
         @staticmethod
-        def update(p: Tensor, g: Tensor, lr: float) -> Tensor:
-            return lr * g.sign()
+        def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
+            return h.lr * g.sign()
 
     optim.register_optimizer('signs_of_the_times', Signs, 'signs', lr=0.25)
     p = nn.Parameter(torch.tensor([1.0, 1.0]))

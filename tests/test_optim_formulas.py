@@ -8,13 +8,14 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from foveal.optim import create_optimizer
 from foveal.optim.hessian import hutchinson
-from foveal.optim.newton_schulz import orthogonalize, polar_express, polynomials
+from foveal.optim.newton_schulz import orthogonalize, polynomials
 from tests import reference
 from tests.deterministic import noise
 from tests.make_optim_reference import SHAPES, shown, trajectory
@@ -84,6 +85,45 @@ def test_adafactor_with_a_bfloat16_momentum(name: str) -> None:
         assert (shown(ours[key]) - torch.tensor(values[key])).abs().max() <= 2**-7 * way
 
 
+def best_quintic(low: float, high: float) -> np.ndarray:
+    """The odd quintic that is nearest to one on [low, high], by Remez' algorithm (arXiv:2505.16932, algorithm 3)."""
+    if low / high > 1 - 5e-6:  # the limit, where the equations are singular
+        return np.array([15 / 8 / high, -10 / 8 / high**3, 3 / 8 / high**5])
+    q, r, error, before = (3 * low + high) / 4, (low + 3 * high) / 4, np.inf, np.nan
+    while not abs(before - error) <= 1e-15:
+        before = error
+        points = np.array([low, q, r, high])
+        system = np.stack([points, points**3, points**5, np.array([1.0, -1, 1, -1])], 1)
+        a, b, c, error = np.linalg.solve(system, np.ones(4))
+        q, r = np.sqrt((-3 * b + np.array([-1, 1]) * np.sqrt(9 * b**2 - 20 * a * c)) / (10 * c))
+    return np.array([a, b, c])
+
+
+def polar_express(
+    safety: float, lowest: float = 1e-3, cushion: float = 0.02, steps: int = 8
+) -> list[tuple[float, ...]]:
+    """The composition of quintics that is best on singular values in [lowest, 1] (arXiv:2505.16932, algorithm 1).
+
+    Args:
+        safety: How far, relatively, rounding may carry singular values above what they should be.
+        lowest: Least singular value.
+        cushion: A step treats singular values below this share of the largest as if they were there, for stability.
+        steps: How many; the last is the limit of all that follow.
+    """
+    low, high, polynomials = lowest, 1.0, []
+    powers = np.array([1, 3, 5])
+    for step in range(steps):
+        polynomial = best_quintic(max(low, cushion * high), high)
+        if cushion * high > low:  # centre again around one
+            polynomial *= 2 / (polynomial @ low**powers + polynomial @ high**powers)
+        if step < steps - 1:
+            polynomial /= (1 + safety) ** powers
+        polynomials.append((float(polynomial[0]), float(polynomial[1]), float(polynomial[2])))
+        low = float(polynomial @ low**powers)
+        high = 2 - low
+    return polynomials
+
+
 def test_polar_express_has_the_published_polynomials() -> None:
     """arXiv:2505.16932, the listing that comes with the algorithm; float32 holds seven of its digits."""
     published = [
@@ -96,6 +136,12 @@ def test_polar_express_has_the_published_polynomials() -> None:
     ]
     ours = polar_express(0.0, cushion=0.02407327424182761)[:6]
     torch.testing.assert_close(torch.tensor(ours).double(), torch.tensor(published).double(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(('preset', 'safety'), [('polar_express', 0.01), ('polar_express_safer', 0.02)])
+def test_polar_express_is_the_best_composition(preset: str, safety: float) -> None:
+    ours, best = (torch.tensor(rows).double() for rows in (polynomials(preset), polar_express(safety)))
+    torch.testing.assert_close(ours, best, rtol=1e-6, atol=0)  # Remez' equations are solved in float64
 
 
 @pytest.mark.parametrize('shape', [(6, 10), (30, 7), (3, 8, 8)])
@@ -223,10 +269,10 @@ def test_hutchinson() -> None:
     p.grad = torch.autograd.grad(p @ matrix @ p / 2, p, create_graph=True)[0]
     hessian = (matrix + matrix.T) / 2
     error = (hessian.square().sum(1) - hessian.diagonal() ** 2).sqrt() / 4000**0.5
-    assert ((hutchinson([p], {}, 4000)[0] - hessian.diagonal()).abs() <= 4 * error).all()
+    assert ((hutchinson([p], 4000)[0] - hessian.diagonal()).abs() <= 4 * error).all()
     p.grad = p.grad.detach()
     with pytest.raises(RuntimeError, match='create_graph'):
-        hutchinson([p], {}, 1)
+        hutchinson([p], 1)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +289,28 @@ def test_resumed_runs_go_on_as_if_never_stopped(name: str) -> None:
         again.grad = g.clone()
         resumed.step()
     close(again.detach(), through)
+
+
+@pytest.mark.filterwarnings('ignore:Using backward.. with create_graph=True')
+@pytest.mark.parametrize(('update_each', 'names'), [(1, {'exp_avg', 'exp_hessian_diag_sq'}), (3, {'hessian'})])
+def test_adahessian_keeps_the_diagonal_only_where_later_steps_need_it(update_each: int, names: set[str]) -> None:
+    def run(q: torch.nn.Parameter, optimizer: torch.optim.Optimizer, steps: range) -> Tensor:
+        for t in steps:
+            q.grad = None
+            (noise(f'c{t}', (5, 4)) @ q).square().sum().backward(create_graph=True)
+            optimizer.step()
+        return q.detach()
+
+    def make(p: Tensor) -> tuple[torch.nn.Parameter, torch.optim.Optimizer]:
+        q = torch.nn.Parameter(p.clone())
+        return q, create_optimizer([q], 'adahessian', lr=0.02, update_each=update_each)
+
+    through, half = make(noise('p', (4, 3))), make(noise('p', (4, 3)))
+    run(*half, range(5))
+    again = make(half[0].detach())
+    again[1].load_state_dict(copy.deepcopy(half[1].state_dict()))
+    assert torch.equal(run(*again, range(5, 9)), run(*through, range(9)))
+    assert set(again[1].state[again[0]]) - {'step'} == names | {'exp_avg', 'exp_hessian_diag_sq'}
 
 
 @pytest.mark.filterwarnings('ignore:Using backward.. with create_graph=True')

@@ -6,7 +6,7 @@ Names are resolved when they are used. How an algorithm is written is told in `f
 from importlib import import_module
 from typing import Any
 
-from foveal.optim.names import OURS
+from foveal.optim.names import TABLE
 from foveal.optim.registry import (
     OptimInfo,
     create_optimizer,
@@ -16,17 +16,11 @@ from foveal.optim.registry import (
     register_optimizer,
 )
 
-_HOMES = {
-    **{cls: module for module, _, cls in (entry.target.partition(':') for entry in OURS.values())},
-    'Lookahead': 'lookahead',
-    'Optimizer': 'engine',
-    'Options': 'engine',
-    'Traits': 'engine',
-    'describe_groups': 'groups',
-    'param_groups': 'groups',
-    'param_groups_layer_decay': 'groups',
-    'param_groups_weight_decay': 'groups',
-}
+_TARGETS = (entry.target.partition(':') for entry in TABLE.values())
+_HOMES = {cls: module for module, _, cls in _TARGETS if '.' not in module}
+_HOMES |= {'Lookahead': 'lookahead', 'Optimizer': 'engine', 'Traits': 'engine'}
+_HOMES |= dict.fromkeys(('describe_groups', 'param_groups'), 'groups')
+_HOMES |= dict.fromkeys(('param_groups_layer_decay', 'param_groups_weight_decay'), 'groups')
 
 __all__ = [
     'OptimInfo',

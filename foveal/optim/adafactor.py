@@ -1,76 +1,46 @@
-"""Adafactor: the second moment of a matrix as an outer product (arXiv:1804.04235)."""
+"""Adafactor: the second moment of a matrix as an outer product (arXiv:1804.04235); also Big Vision's."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from foveal.optim.engine import Optimizer, Options, Traits, mean
+from foveal.optim.engine import Optimizer, Traits, mean
 
 
 class Adafactor(Optimizer):
-    """Adafactor (arXiv:1804.04235, algorithms 4 and 5): little state, steps relative to the size of the tensors.
+    """Adafactor (arXiv:1804.04235, algorithms 4 and 5): little state, steps relative to the size of the tensors."""
 
-    Args:
-        params: Parameters or groups.
-        lr: Learning rate; None takes the paper's relative step, min(0.01, 1 / sqrt(step)).
-        eps: Added to the squared gradient.
-        eps_scale: Least size of a tensor in `scale_parameter`.
-        clip_threshold: Largest root mean square of a step before the learning rate.
-        decay_rate: Of the second moment: beta2 is 1 - step ** decay_rate.
-        betas: The first is that of a momentum of the steps; None keeps none.
-        weight_decay: Decoupled.
-        scale_parameter: With `lr` None, multiply the rate by the root mean square of the tensor.
-        warmup_init: With `lr` None, begin with 1e-6 * step.
-        min_dim_size_to_factor: Dimensions must be larger for their second moment to be factored.
-        **options: See `foveal.optim.Options`.
-    """
-
+    lr: float | None = None  # learning rate; None takes the paper's relative step, min(0.01, 1 / sqrt(step))
+    eps: float = 1e-30  # added to the squared gradient
+    eps_scale: float = 1e-3  # least size of a tensor in `scale_parameter`
+    clip_threshold: float = 1.0  # largest root mean square of a step before the learning rate
+    decay_rate: float = -0.8  # of the second moment: beta2 is 1 - step ** decay_rate
+    betas: tuple[float, float] | None = None  # the first is that of a momentum of the steps; None keeps none
+    weight_decay: float = 0.0
+    scale_parameter: bool = True  # with `lr` None, multiply the rate by the root mean square of the tensor
+    warmup_init: bool = False  # with `lr` None, begin with 1e-6 * step
+    min_dim_size_to_factor: int = 16  # dimensions must be larger for their second moment to be factored
+    zeros_if: ClassVar = {'betas': 'exp_avg'}
+    decay = 'own'
     traits: ClassVar = {'': Traits('rows'), 'factored': Traits('tensors')}
+    branches_on_step = True
 
-    def __init__(
-        self,
-        params: Any,
-        lr: float | None = None,
-        eps: float = 1e-30,
-        eps_scale: float = 1e-3,
-        clip_threshold: float = 1.0,
-        decay_rate: float = -0.8,
-        betas: tuple[float, float] | None = None,
-        weight_decay: float = 0.0,
-        scale_parameter: bool = True,
-        warmup_init: bool = False,
-        min_dim_size_to_factor: int = 16,
-        **options: Unpack[Options],
-    ) -> None:
-        if warmup_init and lr is not None:
-            raise ValueError(f'warmup_init is for the relative step, with lr None; lr is {lr}')
-        own: dict[str, Any] = dict(
-            lr=lr, eps=eps, eps_scale=eps_scale, clip_threshold=clip_threshold, decay_rate=decay_rate
-        )
-        own |= dict(betas=betas, weight_decay=weight_decay, scale_parameter=scale_parameter)
-        own |= dict(warmup_init=warmup_init, min_dim_size_to_factor=min_dim_size_to_factor)
-        super().__init__(params, own, options)
+    def complete(self, values: dict[str, Any]) -> None:
+        if values['warmup_init'] and values['lr'] is not None:
+            raise ValueError(f'warmup_init is for the relative step, with lr None; lr is {values["lr"]}')
 
     def kind(self, p: Tensor, group: dict[str, Any]) -> str:
         pair = factors(p.shape, group['min_dim_size_to_factor'])
         return f'factored {pair[0]} {pair[1]}' if pair else ''
 
-    def decays(self, group: dict[str, Any]) -> str:
-        return 'own'
-
     def init(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = {}
         pair = factors(p.shape, group['min_dim_size_to_factor'])
-        if pair:
-            state['exp_avg_sq_row'] = torch.zeros_like(p.select(pair[1], 0))
-            state['exp_avg_sq_col'] = torch.zeros_like(p.select(pair[0], 0))
-        else:
-            state['exp_avg_sq'] = torch.zeros_like(p)
-        if group['betas'] is not None:
-            state['exp_avg'] = torch.zeros_like(p)
-        return state
+        if not pair:
+            return {'exp_avg_sq': torch.zeros_like(p), **super().init(p, group)}
+        row, column = (torch.zeros_like(p.select(dim, 0)) for dim in reversed(pair))
+        return {'exp_avg_sq_row': row, 'exp_avg_sq_col': column, **super().init(p, group)}
 
     def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
         rate = group['lr']
@@ -79,46 +49,27 @@ class Adafactor(Optimizer):
         scales = group['lr'] is None and group['scale_parameter']
         return {'rate': rate, 'scales': scales, 'weight2': step ** group['decay_rate']}
 
-    branches_on_step = True
-
     @staticmethod
-    def update(
-        p: Tensor,
-        g: Tensor,
-        rate: Any,
-        weight2: float,
-        eps: float,
-        eps_scale: float,
-        clip_threshold: float,
-        kind: str,
-        scales: bool,
-        beta1: float = 0.0,
-        exp_avg_sq: Tensor | None = None,
-        exp_avg_sq_row: Tensor | None = None,
-        exp_avg_sq_col: Tensor | None = None,
-        exp_avg: Tensor | None = None,
-    ) -> Tensor:
-        square = g * g + eps
-        if exp_avg_sq is not None:
-            d = g * exp_avg_sq.lerp_(square, weight2).rsqrt()
-        else:
-            assert exp_avg_sq_row is not None
-            assert exp_avg_sq_col is not None
-            row, column = (int(dim) + 1 for dim in kind.split()[1:])
-            rows = exp_avg_sq_row.lerp_(square.mean(column), weight2).unsqueeze(column)
-            columns = exp_avg_sq_col.lerp_(square.mean(row), weight2).unsqueeze(row)
+    def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
+        square = g * g + h.eps
+        if h.kind:
+            row, column = (int(dim) + 1 for dim in h.kind.split()[1:])
+            rows = s.exp_avg_sq_row.lerp_(square.mean(column), h.weight2).unsqueeze(column)
+            columns = s.exp_avg_sq_col.lerp_(square.mean(row), h.weight2).unsqueeze(row)
             d = g * (rows / rows.mean(row, keepdim=True)).rsqrt() * columns.rsqrt()
-        d = d / (rms(d) / clip_threshold).clamp(min=1.0)
-        if scales:
-            rate = rate * rms(p).clamp(min=eps_scale)
-        d = rate * d
-        return d if exp_avg is None else exp_avg.lerp_(d, 1 - beta1)
+        else:
+            d = g * s.exp_avg_sq.lerp_(square, h.weight2).rsqrt()
+        d = rate(p, h) * d / (rms(d) / h.clip_threshold).clamp(min=1.0)
+        return d if s.exp_avg is None else s.exp_avg.lerp_(d, 1 - h.beta1)
 
     @staticmethod
-    def finish(p: Tensor, d: Tensor, rate: Any, decay: float, scales: bool, eps_scale: float) -> Tensor:
-        if scales:
-            rate = rate * rms(p).clamp(min=eps_scale)
-        return d + rate * decay * p
+    def finish(p: Tensor, d: Tensor, h: Any) -> Tensor:
+        return d + rate(p, h) * h.decay * p
+
+
+def rate(p: Tensor, h: Any) -> Any:
+    """The learning rate of each tensor, by its size where asked."""
+    return h.rate * rms(p).clamp(min=h.eps_scale) if h.scales else h.rate
 
 
 def rms(x: Tensor) -> Tensor:
@@ -135,3 +86,59 @@ def factors(shape: Sequence[int], least: int) -> tuple[int, int] | None:
         if len(shape) > 1 and min(shape[row], shape[column]) > least:
             return row, column
     return None
+
+
+class AdafactorBigVision(Optimizer):
+    """Adafactor with a capped beta2, momentum in half precision no relative step (arXiv:2106.04560, section 3.4)."""
+
+    lr: float = 1.0
+    min_dim_size_to_factor: int = 16  # a tensor whose second largest dimension is smaller keeps a full second moment
+    decay_rate: float = 0.8  # of the second moment: beta2 is 1 - (step - decay_offset) ** -decay_rate
+    decay_offset: int = 0  # steps to leave out of that count, in fine-tuning
+    beta2_cap: float = 0.999  # largest beta2
+    momentum: float | None = 0.9  # of the steps; None keeps none
+    momentum_dtype: str | torch.dtype = 'bfloat16'  # in which it is stored
+    eps: float | None = None  # added to the squared gradient; None is 1e-30
+    weight_decay: float = 0.0
+    clipping_threshold: float | None = None  # largest root mean square of a step before the rate; None leaves it
+    unscaled_wd: bool = False  # do not multiply the decay by the learning rate
+    traits: ClassVar = {'': Traits('rows'), 'factored': Traits('tensors')}
+    branches_on_step = True
+
+    def kind(self, p: Tensor, group: dict[str, Any]) -> str:
+        if p.ndim < 2 or sorted(p.shape)[-2] < group['min_dim_size_to_factor']:
+            return ''
+        small, large = sorted(range(p.ndim), key=lambda dim: p.shape[dim])[-2:]  # of equal ones the later is larger
+        return f'factored {small} {large}'
+
+    def decays(self, group: dict[str, Any]) -> str:
+        return 'fixed' if group['unscaled_wd'] else 'decoupled'
+
+    def init(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        state, dims = {}, [int(dim) for dim in self.kind(p, group).split()[1:]]
+        for name, dim in zip(('exp_avg_sq_c', 'exp_avg_sq_r'), dims, strict=False):
+            state[name] = torch.zeros_like(p.select(dim, 0).unsqueeze(dim))
+        if not dims:
+            state['exp_avg_sq'] = torch.zeros_like(p)
+        if group['momentum'] is not None:
+            state['exp_avg'] = torch.zeros_like(p, dtype=getattr(torch, group['momentum_dtype']))
+        return state
+
+    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
+        count = max(step - group['decay_offset'], 1)
+        floor = 1e-30 if group['eps'] is None else group['eps']
+        return {'floor': floor, 'beta2': min(group['beta2_cap'], 1 - count ** -group['decay_rate'])}
+
+    @staticmethod
+    def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
+        square = g * g + h.floor
+        if h.kind:
+            small, large = (int(dim) + 1 for dim in h.kind.split()[1:])
+            rows = s.exp_avg_sq_r.lerp_(square.mean(large, keepdim=True), 1 - h.beta2)
+            columns = s.exp_avg_sq_c.lerp_(square.mean(small, keepdim=True), 1 - h.beta2)
+            d = g * (rows / rows.mean(small, keepdim=True)).rsqrt() * columns.rsqrt()
+        else:
+            d = g * s.exp_avg_sq.lerp_(square, 1 - h.beta2).rsqrt()
+        if h.clipping_threshold is not None:
+            d = d / (rms(d) / h.clipping_threshold).clamp(min=1.0)
+        return h.lr * (d if h.momentum is None else s.exp_avg.lerp_(d, 1 - h.momentum))

@@ -10,6 +10,7 @@ from foveal.optim.program import Formula, Traits, compiled, program
 
 SMALL = 16_384  # elements: below, a tensor costs more by its call than by its memory traffic
 SMALL_CUDA = 1_048_576  # on a GPU a launch costs as much as more traffic
+Member = tuple[Tensor, dict[str, Any]]  # a parameter and its state
 
 
 def dense(t: Tensor) -> bool:
@@ -32,25 +33,19 @@ class Bucket:
     """Parameters that one call updates.
 
     Args:
-        params: One, or several of one dtype, device and step count, of one shape too unless `sees` is 'elements'.
-        states: Their state, one dict a parameter.
+        members: A parameter and its state, or several of one dtype, device and step count, of one shape too unless
+            `sees` is 'elements'.
         names: Names of the state tensors that the update takes.
-        kind: The formula that they take.
-        sees: How the update sees them; see `foveal.optim.engine`.
+        kind, sees: The formula that they take, and how it sees them; see `Traits`.
         loose: One parameter taken in its own shape: not dense in memory, or distributed and with reductions.
     """
 
     def __init__(
-        self,
-        params: list[Tensor],
-        states: list[dict[str, Any]],
-        names: tuple[str, ...],
-        kind: str,
-        sees: str,
-        loose: bool = False,
+        self, members: list[Member], names: tuple[str, ...], kind: str, sees: str, loose: bool = False
     ) -> None:
-        self.params, self.states, self.names = params, states, names
-        self.kind, self.sees, self.loose = kind, sees, loose
+        params, states = [p for p, _ in members], [state for _, state in members]
+        self.params, self.states = params, states
+        self.names, self.kind, self.sees, self.loose = names, kind, sees, loose
         self.distributed = hasattr(params[0], 'to_local') and not loose
         self.pieces = [self.view(p, p) for p in params]
         assert params[0].grad is not None
@@ -85,10 +80,12 @@ class Bucket:
         parts: list[Tensor] = [p.grad for p in self.params]  # type: ignore[misc]
         if self.distributed:
             parts = [local(g) for g in parts]
-        if self.sees != 'tensors' and not self.loose:
-            for i, (g, stride) in enumerate(zip(parts, self.strides, strict=True)):
-                if g.stride() != stride or g.dtype != self.gradient_dtype:  # in the parameter's order of memory
-                    parts[i] = torch.empty_strided(g.shape, stride, dtype=self.gradient_dtype, device=g.device).copy_(g)
+        if self.loose:
+            return self.stack(parts)
+        for i, (g, stride) in enumerate(zip(parts, self.strides, strict=True)):
+            if g.stride() != stride or g.dtype != self.gradient_dtype:  # in the parameter's order of memory
+                parts[i] = torch.empty_strided(g.shape, stride, dtype=self.gradient_dtype, device=g.device).copy_(g)
+        if self.sees != 'tensors':
             parts = [g.as_strided((size,), (1,)) for g, size in zip(parts, self.sizes, strict=True)]
         return self.stack(parts)
 
@@ -113,19 +110,17 @@ class Bucket:
 
     def variant(self) -> tuple[Any, ...]:
         """What a kernel is compiled for besides its formula."""
-        return self.device, self.p.ndim, self.gradient_dtype, *(t.dtype for t in (self.p, *self.tensors))
+        ones = (tuple(n == 1 for n in t.shape) for t in (self.p, *self.tensors))  # compilers tell these apart
+        dtypes = (t.dtype for t in (self.p, *self.tensors))
+        return self.device, torch.get_num_threads(), self.gradient_dtype, *dtypes, *ones
 
     def plain(self) -> bool:
         """Whether a kernel made for one such bucket serves all of the same variant, whatever their sizes."""
-        return self.device.type == 'cpu' and self.sees != 'tensors' and 64 < self.p.numel() < 2**31
+        contiguous = all(t.is_contiguous() for t in (self.p, *self.tensors))
+        return self.device.type == 'cpu' and contiguous and self.p.numel() < 2**31
 
     def run(self, formula: Formula, numbers: Any) -> None:
-        """Takes a step.
-
-        Args:
-            formula: What to run.
-            numbers: The formula's floats, in order; one tensor where compiled.
-        """
+        """Takes a step by a formula and its floats of now, in order; they are one tensor where it is compiled."""
         if self.formula is not formula:
             self.formula = formula
             self.advance = compiled(formula, self.plain(), self.variant()) if self.compiles else program(formula)
@@ -141,13 +136,12 @@ class Bucket:
 def buckets(
     params: Iterable[tuple[Tensor, dict[str, Any], tuple[str, ...], str, Traits]], join: bool = True
 ) -> list[Bucket]:
-    """Sorts parameters into as few buckets as pay.
+    """Sorts parameters into as few buckets as pay; `join` lets small ones go together.
 
     Args:
         params: Each with its state, the names of its state tensors, its kind and the traits of that.
-        join: Whether to join or stack small ones.
     """
-    alone, together = [], {}  # type: list[Bucket], dict[Any, list[tuple[Tensor, dict[str, Any]]]]
+    alone, together = [], {}  # type: list[Bucket], dict[Any, list[Member]]
     for p, state, names, kind, traits in params:
         distributed, sees = hasattr(p, 'to_local'), traits.sees
         loose = distributed and sees != 'elements'
@@ -156,7 +150,7 @@ def buckets(
             loose = not dense(local(p)) or not all(alike)
         limit = traits.stack if traits.stack is not None else SMALL_CUDA if p.device.type == 'cuda' else SMALL
         if loose or distributed or not join or p.numel() > limit:
-            alone.append(Bucket([p], [state], names, kind, sees, loose))
+            alone.append(Bucket([(p, state)], names, kind, sees, loose))
             continue
         assert p.grad is not None
         shape = None if sees == 'elements' else p.shape
@@ -165,5 +159,5 @@ def buckets(
         together.setdefault(key, []).append((p, state))
     for key, members in together.items():
         kind, sees, names = key[:3]
-        alone.append(Bucket([p for p, _ in members], [state for _, state in members], names, kind, sees))
+        alone.append(Bucket(members, names, kind, sees))
     return alone

@@ -1,185 +1,128 @@
 """The one optimizer class: what an algorithm needs besides its formula is here, once for all of them.
 
-An algorithm is a subclass in a file of its own. It gives the state of one tensor and the update of one tensor:
+An algorithm is a subclass: its arguments are annotated fields, class attributes and hooks say what it needs, and
+`update(p, g, s, h)` gives what the engine then subtracts from the parameter (docs/optimizers.md has an example). It may
+change state tensors in place (not replace them) and must leave `p` and `g` alone. It gets
 
-    class Momentum(Optimizer):
-        zeros = ('buffer',)
+- `p`, `g`: the parameter and its gradient, of the same shape, in float32 or wider whatever they are stored in, negated
+  under `maximize`, with coupled decay added to the gradient and decoupled decay taken from the parameter;
+- `s`: its state tensors by name; None for those of `zeros_if` that are not there;
+- `h`: the fields as they stand in the group; `beta1`, ... from `betas`; `correction1`, ...: 1 - beta ** step; `decay`:
+  `weight_decay`, times lr / peak lr where corrected, times lr where the engine decouples it; `adds`: whether `update`
+  has to add `decay * p`; `kind`; and what `scalars` returns.
 
-        def __init__(self, params, lr=0.1, momentum=0.9, weight_decay=0.0, **options: Unpack[Options]):
-            super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay), options)
+Floats of `h` may come as 0-dimensional tensors (compiled, or with `lr` a tensor): use them in arithmetic only, never in
+`if`, `math.*` or `alpha=`/`value=` (`v.lerp_(g * g, 1 - h.beta2)`, not `addcmul_`). What decides the course of the code
+has to be a bool, int, str or None, which is compiled in.
 
-        @staticmethod
-        def update(p, g, buffer, lr, momentum):
-            buffer.mul_(momentum).add_(g)
-            return lr * buffer
-
-`update` returns what the engine then subtracts from the parameter. It may change its state tensors in place (not
-replace them) and must leave `p` and `g` alone. Its arguments are matched **by name**:
-
-- `p`, `g`: the parameter and its gradient, of the same shape, in float32 or wider whatever they are stored in. The
-  gradient is already negated under `maximize` and has coupled decay added; the parameter is already decayed where decay
-  is decoupled.
-- names of the state (give the argument the default None where a state may be absent);
-- `lr`, `weight_decay` and every other key of the group; `betas` comes as `beta1`, `beta2`, ...; `step` (from 1);
-- `decay`: `weight_decay`, times lr / peak lr where corrected, and times lr where the engine decouples it;
-- what `scalars(group, step)` returns: numbers that depend on the step alone, such as bias corrections;
-- `kind`: what `kind(p, group)` said of this parameter.
-
-Floats may come as 0-dimensional tensors (compiled, or with `lr` a tensor): use them in arithmetic only, never in `if`,
-`math.*` or `alpha=`/`value=` (`v.lerp_(g * g, 1 - beta2)`, not `addcmul_`). What decides the course of the code has to
-be a bool, int, str or None, which is compiled in: `scalars` may return these too, in few variants.
-
-Class attributes and hooks, all optional but `update`:
-
-- `zeros`: names of the states that begin as zeros of the parameter's shape; `init(p, group)` makes any others.
-- `traits`: kind -> `Traits`. `sees` is what `p` holds: `'elements'`, a run of numbers in one dimension, many tensors
-  joined: for purely elementwise formulas (every state has the parameter's shape). `'rows'`, (k, n): k tensors of n
-  elements, for formulas with reductions over the whole tensor; `norm(x)` and `mean(x)` reduce each. `'tensors'`,
-  (k, *shape): k tensors of the same shape, for formulas with structure (count dimensions from the end, or from 1). For
-  the latter two a state of another shape comes as (k, *its shape), a 0-dimensional one as (k, 1, ...).
-- `kind(p, group) -> str`: which formula a parameter takes, where an algorithm has several. '' by default. Only its
-  first word is looked up in `traits`; what follows may tell `update` more, such as dimensions.
-- `decays(group)`: 'coupled' (g + wd p), 'decoupled' (p - lr wd p, corrected by lr / peak lr on request), 'fixed'
-  (p - wd p), or 'own': `update` does it.
-- `scalars(group, step) -> dict`: see above.
-- `finish(p, d, ...)`: static as `update`: the final step from `d` after the cautious mask (LAMB's trust ratio).
-- `begin()`: before all groups (a global norm). `prepare(group, params)`: before a group, states made and steps counted,
-  for state that the group shares; keep it in the group, where it is saved and handed to `update` by name.
-- `second_order`: needs `loss.backward(create_graph=True)`.
-- `branches_on_step`: True where `scalars` gives other constants for other steps, so that a step cannot be captured into
-  a CUDA graph (`capturable=True`: `step` is a tensor).
-- `masks`: True where `update` applies the cautious mask itself (`caution` is then one of its arguments).
-
-Speed: the elementwise passes of a formula cost memory traffic, so `torch.compile` makes one kernel of them. It is asked
-for when the optimizer holds more than `COMPILE_FROM` elements and the machine has a compiler; the first step then takes
+Speed: the elementwise passes of a formula cost memory traffic, so inductor makes one kernel of them. It is asked for
+when the optimizer holds more than `COMPILE_FROM` elements and the machine has a compiler; the first step then takes
 about 20 s on a machine that has never compiled anything, and 1 to 5 s a formula later, or when the kernels lie in
 torch's cache. Small tensors are joined or stacked first, since what a tensor costs is mostly the call.
 """
 
 import operator
 from collections.abc import Callable, Iterable
+from dataclasses import KW_ONLY
+from functools import partial
 from itertools import chain
-from typing import Any, ClassVar, TypedDict, overload
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from foveal.errors import near
 from foveal.optim.bucket import Bucket, buckets
-from foveal.optim.program import Formula, Traits, can_compile, mean, norm, wanted
+from foveal.optim.fields import Fields, check
+from foveal.optim.program import Formula, Traits, can_compile, largest, mean, norm
 
-__all__ = ['Optimizer', 'Options', 'Traits', 'mean', 'norm']
+__all__ = ['Optimizer', 'Traits', 'largest', 'mean', 'norm']
 
 COMPILE_FROM = 1_000_000  # elements: below, a step is too short to pay for a compilation
+TINY = 64  # elements of a tensor or a stack
+NOT_HANDED = {'step', 'lookahead_slow_buff'}  # of a parameter's state, the engine's and Lookahead's
 
 
-class Options(TypedDict, total=False):
-    """What every algorithm takes besides its own arguments.
-
-    caution: Mask the steps that go against the gradient (arXiv:2411.16085).
-    corrected_weight_decay: Decoupled decay by lr^2 / peak lr instead of lr (arXiv:2506.02285).
-    maximize: Go up the gradient.
-    foreach: False handles tensors one by one; True or None join the small ones.
-    compile: True or False; None decides by size.
-    capturable: Keep the step counters on the device, for CUDA graphs.
-    state_dtype: Of the state, such as 'float32' or 'bfloat16'; None keeps the parameter's.
-    stochastic_rounding: Round bfloat16 parameters up or down at random in proportion, so that small steps add up.
-    """
-
-    caution: bool
-    corrected_weight_decay: bool
-    maximize: bool
-    foreach: bool | None
-    compile: bool | None
-    capturable: bool
-    state_dtype: str | torch.dtype | None
-    stochastic_rounding: bool
-
-
-OPTIONS: dict[str, Any] = dict(
-    caution=False,
-    corrected_weight_decay=False,
-    maximize=False,
-    foreach=None,
-    compile=None,
-    capturable=False,
-    state_dtype=None,
-    stochastic_rounding=False,
-)
-
-
-class Optimizer(torch.optim.Optimizer):
-    """Base of every algorithm; see the module's text for how one is written.
-
-    Args:
-        params: Parameters, (name, parameter) pairs, or groups.
-        defaults: The algorithm's own arguments.
-        options: The caller's `Options`.
+class Optimizer(Fields, torch.optim.Optimizer):
+    """Base of every algorithm, with the options of all.
 
     Raises:
         TypeError: Unknown option.
         ValueError: A value outside its range; complex parameters; `capturable` where it cannot be.
     """
 
-    traits: ClassVar[dict[str, Traits]] = {'': Traits()}
-    zeros: ClassVar[tuple[str, ...]] = ()
-    second_order: ClassVar[bool] = False
-    branches_on_step: ClassVar[bool] = False
-    masks: ClassVar[bool] = False
+    params: Any  # parameters, (name, parameter) pairs, or groups
+    _: KW_ONLY
+    caution: bool = False  # mask the steps that go against the gradient (arXiv:2411.16085)
+    corrected_weight_decay: bool = False  # decoupled decay by lr^2 / peak lr instead of lr (arXiv:2506.02285)
+    maximize: bool = False  # go up the gradient
+    foreach: bool | None = None  # False handles tensors one by one; True or None join the small ones
+    compile: bool | None = None  # None decides by size
+    capturable: bool = False  # keep the step counters on the device, for CUDA graphs
+    state_dtype: str | torch.dtype | None = None  # such as 'float32' or 'bfloat16'; None keeps the parameter's
+    stochastic_rounding: bool = False  # round bfloat16 parameters at random in proportion, so that small steps add up
 
-    def __init__(self, params: Any, defaults: dict[str, Any], options: Options) -> None:
-        for name in options:
-            if name not in OPTIONS:
-                legal = [*defaults, *OPTIONS]
-                raise TypeError(f'{type(self).__name__} has no option {name!r}{near(name, legal)}')
+    zeros: ClassVar[tuple[str, ...]] = ()  # states that begin as zeros of the parameter's shape
+    zeros_if: ClassVar[dict[str, str]] = {}  # likewise, where an option is set: option -> state
+    aside: ClassVar[tuple[str, ...]] = ()  # states that `update` does not take
+    # 'coupled' (g + wd p), 'decoupled' (p - lr wd p), 'fixed' (p - wd p), 'added' (by `update` where it sees fit);
+    # of the first and the last, decoupled_decay and corrected_weight_decay make the second. 'own': `update` does it all
+    decay: ClassVar[str] = 'coupled'
+    traits: ClassVar[dict[str, Traits]] = {'': Traits()}  # of each kind of parameter
+    second_order: ClassVar[bool] = False  # needs loss.backward(create_graph=True)
+    branches_on_step: ClassVar[bool] = False  # other constants for other steps: no CUDA graph (capturable)
+    masks: ClassVar[bool] = False  # `update` applies the cautious mask itself, by h.caution
+
+    def start(self, params: Any, **values: Any) -> None:  # type: ignore[override]
         self._plans: dict[int, tuple[list[Tensor], list[Bucket]]] = {}
         self._formulas: dict[Formula, Formula] = {}
-        super().__init__(params, {**defaults, **OPTIONS, **options})
+        self.complete(values)
+        torch.optim.Optimizer.__init__(self, params, values)
 
     # what an algorithm says
 
     def init(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         """State of a parameter, given as a tensor of the state's dtype."""
-        return {name: torch.zeros_like(p) for name in self.zeros}
+        names = (*self.zeros, *(name for option, name in self.zeros_if.items() if group[option]))
+        return {name: torch.zeros_like(p) for name in names}
 
-    update: ClassVar[Callable[..., Tensor]]  # static: what is subtracted from the parameter
+    update: ClassVar[Callable[..., Tensor]]  # static, see above
 
     @staticmethod
-    def _as_it_is(p: Tensor, d: Tensor) -> Tensor:
+    def finish(p: Tensor, d: Tensor, h: Any) -> Tensor:
+        """The final step from `d`, which `update` gave and caution has masked (LAMB's trust ratio)."""
         return d
 
-    finish: ClassVar[Callable[..., Tensor]] = _as_it_is  # static: the final step, after the cautious mask
-
     def kind(self, p: Tensor, group: dict[str, Any]) -> str:
-        """The formula that a parameter takes, a key of `traits`."""
+        """Which of several formulas a parameter takes: a key of `traits`, and further words for `update`."""
         return ''
 
     def decays(self, group: dict[str, Any]) -> str:
-        """'coupled', 'decoupled', 'fixed' or 'own'."""
-        return 'decoupled' if group['corrected_weight_decay'] else 'coupled'
+        """What `decay` comes to in a group."""
+        names = ('decoupled_decay', 'decoupled_weight_decay', 'corrected_weight_decay')
+        asked = any(group.get(name) for name in names)
+        return 'decoupled' if asked and self.decay in ('coupled', 'added') else self.decay
+
+    def complete(self, values: dict[str, Any]) -> None:
+        """Checks the arguments against each other, and adds what follows from them to the groups' defaults."""
 
     def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
-        """Numbers that depend on the group and the step (from 1; a tensor where capturable) alone."""
+        """Numbers, or constants in few variants, by group and step (from 1; a tensor where capturable) alone."""
         return {}
 
     def begin(self) -> None:
-        """Called before all groups of a step."""
+        """Called before all groups of a step (a global norm)."""
 
     def prepare(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        """Called before a group's step with its parameters that have gradients."""
+        """Called before a group's step with its parameters that have gradients, state made and steps counted.
+
+        For what the group shares: keep it in the group, where it is saved, and hand it on by `scalars`.
+        """
 
     # what it gets for that
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Updates the parameters that have a gradient.
-
-        Args:
-            closure: Computes the loss and its gradients anew.
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Updates the parameters that have a gradient, by those that `closure` computes anew where it is given.
 
         Returns:
             What the closure returned.
@@ -242,33 +185,21 @@ class Optimizer(torch.optim.Optimizer):
 
     def _formula(self, group: dict[str, Any], bucket: Bucket, step: Any) -> tuple[Formula, list[Any]]:
         """What a bucket runs, and the numbers of this step in the formula's order."""
-        values = {name: value for name, value in group.items() if name not in ('params', 'param_names')}
-        values |= {f'beta{i}': beta for i, beta in enumerate(values.pop('betas', None) or (), 1)}
-        values |= {'step': step if isinstance(step, Tensor) else float(step), 'kind': bucket.kind}
+        values = {name: group[name] for name in self.fields if name not in Optimizer.fields}
+        for i, beta in enumerate(values.pop('betas', None) or (), 1):
+            values |= {f'beta{i}': beta, f'correction{i}': 1 - beta**step}
         decays = self.decays(group)
-        values['decay'] = group['weight_decay'] * (group['lr'] if decays == 'decoupled' else 1.0)
+        values['decay'] = values.pop('weight_decay') * (group['lr'] if decays == 'decoupled' else 1.0)
         if group['corrected_weight_decay']:
             values['decay'] = values['decay'] * group['lr'] / group['max_lr']
+        values |= {'adds': decays == 'added', 'kind': bucket.kind, 'caution': group['caution']}
         values |= self.scalars(group, step)
-        used = {'decay', *self._arguments()} - {*bucket.names}
-        floats = {name: value for name, value in values.items() if name in used and isinstance(value, float | Tensor)}
-        constants = tuple((name, values[name]) for name in values if name in used and name not in floats)
-        formula = Formula(
-            type(self),
-            bucket.names,
-            tuple(floats),
-            constants,
-            'decoupled' if decays == 'fixed' else decays,
-            group['caution'] and not self.masks,
-            group['maximize'],
-            group['stochastic_rounding'],
-        )
+        floats = {name: value for name, value in values.items() if isinstance(value, float | Tensor)}
+        constants = tuple(item for item in values.items() if item[0] not in floats)
+        flags = group['caution'] and not self.masks, group['maximize'], group['stochastic_rounding']
+        decays = 'decoupled' if decays == 'fixed' else decays
+        formula = Formula(type(self), bucket.names, tuple(floats), constants, decays, *flags)
         return self._formulas.setdefault(formula, formula), list(floats.values())
-
-    @classmethod
-    def _arguments(cls) -> list[str]:
-        algorithm: Any = cls
-        return [*wanted(algorithm, 'update'), *wanted(algorithm, 'finish')]
 
     def _buckets(self, index: int, group: dict[str, Any], params: list[Tensor]) -> list[Bucket]:
         """The group's buckets, made anew where parameters, state or gradients are other ones than last time."""
@@ -277,18 +208,18 @@ class Optimizer(torch.optim.Optimizer):
         if same and all(bucket.current() for bucket in batches):
             return batches
         size = sum(p.numel() for g in self.param_groups for p in g['params'])
-        rows = []
+        rows, unseen = [], NOT_HANDED.union(self.aside)
         for p in params:
             kind, state = self.kind(p, group), self.state[p]
-            names = self._arguments()
-            rows.append((p, state, tuple(dict.fromkeys(n for n in names if n in state and n != 'step')), kind))
+            rows.append((p, state, tuple(name for name in state if name not in unseen), kind))
         traits = {kind: self._traits(kind, group) for kind in {row[3] for row in rows}}
         batches = buckets([(*row, traits[row[3]]) for row in rows], group['foreach'] is not False)
         for bucket in batches:
             wish = size >= COMPILE_FROM if group['compile'] is None else group['compile']
             able = not bucket.loose and traits[bucket.kind].compile and can_compile(bucket.device.type)
-            # stacks on a CPU are small: eager is as fast there, and saves a kernel's compilation
-            worth = bucket.sees == 'elements' or len(bucket.params) == 1 or bucket.device.type == 'cuda'
+            # on a CPU, what takes no time is not worth a compilation, nor are stacks with structure, which are small
+            stacked = bucket.sees == 'tensors' and len(bucket.params) > 1
+            worth = bucket.device.type == 'cuda' or (bucket.p.numel() > TINY and not stacked)
             bucket.compiles = bool(wish and able and worth)
         self._plans[index] = params, batches
         return batches
@@ -302,12 +233,14 @@ class Optimizer(torch.optim.Optimizer):
         """As torch's, and refuses what the algorithm cannot do."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
-        for name, value in group.items():
-            if isinstance(self.defaults.get(name), float) and isinstance(value, int):
-                group[name] = float(value)
-        check(type(self).__name__, group)
-        if group['state_dtype'] is not None:
-            group['state_dtype'] = str(group['state_dtype']).removeprefix('torch.')
+        for name in self.defaults:
+            group[name] = plain(group[name])
+            if isinstance(self.defaults[name], float) and isinstance(group[name], int):
+                group[name] = float(group[name])
+        check(type(self), group)
+        dtype = torch.float32 if group['state_dtype'] is None else getattr(torch, str(group['state_dtype']), None)
+        if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise ValueError(f'state_dtype is {group["state_dtype"]!r}; it must be a floating one, such as bfloat16')
         if group['capturable'] and self.branches_on_step:
             raise ValueError(f'{type(self).__name__} decides by the step count, so capturable cannot be')
         if any(p.is_complex() for p in group['params']):
@@ -335,8 +268,7 @@ class Optimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
+            group.update({name: plain(group.get(name, value)) for name, value in self.defaults.items()})
         self._plans, self._formulas = {}, {}
 
 
@@ -345,29 +277,12 @@ def pack(numbers: Iterable[Any], device: torch.device) -> Tensor:
     values = list(numbers)
     if not any(isinstance(value, Tensor) for value in values):
         return torch.tensor(values, dtype=torch.float64, device=device)
-    filled = [v.to(device, torch.float64) if isinstance(v, Tensor) else full(v, device) for v in values]
-    return torch.stack(filled)
+    full = partial(torch.full, (), dtype=torch.float64, device=device)  # a CUDA graph could not capture copies
+    return torch.stack([v.to(device, torch.float64) if isinstance(v, Tensor) else full(v) for v in values])
 
 
-def full(value: float, device: torch.device) -> Tensor:
-    """A number on a device without a copy from the host, which a CUDA graph could not capture."""
-    return torch.full((), value, dtype=torch.float64, device=device)
-
-
-def check(owner: str, group: dict[str, Any]) -> None:
-    """Refuses hyperparameters outside their range.
-
-    Raises:
-        ValueError: Names the argument, what came and what is legal.
-    """
-    for name in ('lr', 'eps', 'weight_decay', 'momentum'):
-        value = group.get(name)
-        if isinstance(value, float) and not value >= 0:
-            raise ValueError(f'{owner}: {name} is {value}; it must be 0 or more')
-    for beta in group.get('betas') or ():
-        if isinstance(beta, float) and not 0 <= beta < 1:
-            raise ValueError(f'{owner}: betas are {group["betas"]}; each must be from 0 to below 1')
-    dtype = group['state_dtype']
-    known = dtype if dtype is None or isinstance(dtype, torch.dtype) else getattr(torch, str(dtype), None)
-    if dtype is not None and not (isinstance(known, torch.dtype) and known.is_floating_point):
-        raise ValueError(f'{owner}: state_dtype is {dtype!r}; it must be a floating dtype, such as float32 or bfloat16')
+def plain(value: Any) -> Any:
+    """A group's value as files hold it, apart from tensors: dtypes by name, sequences as tuples."""
+    if isinstance(value, list | tuple):
+        return tuple(map(plain, value))
+    return str(value).removeprefix('torch.') if isinstance(value, torch.dtype) else value

@@ -85,18 +85,9 @@ def param_groups(
 
 
 def layer_scales(model: nn.Module, layer_decay: float, min_scale: float = 0.0) -> dict[str, float]:
-    """Factor on the learning rate of every parameter: 1 at the last depth, and `layer_decay` for each step before it.
+    """Factor on the learning rate by name: 1 at the last depth, and `layer_decay` for each step before it.
 
-    Args:
-        model: Has `layer_depths()`, or is built around models that do; what lies outside of those counts as head.
-        layer_decay: Factor from a depth to the one before it, in (0, 1].
-        min_scale: Least factor, in [0, 1].
-
-    Returns:
-        Name of the parameter -> factor.
-
-    Raises:
-        ValueError: No depths to go by, or a number out of its range.
+    The model has `layer_depths()`, or is built around models that do; what lies outside of those counts as head.
     """
     if not 0 < layer_decay <= 1:
         raise ValueError(f'layer_decay must be in (0, 1], got {layer_decay}')
@@ -149,82 +140,34 @@ def matches(name: str, patterns: Collection[str]) -> bool:
 
 
 def param_groups_weight_decay(
-    model: nn.Module,
-    weight_decay: float = 1e-5,
-    weight_decay_exclude_1d: bool = True,
-    no_weight_decay_list: Collection[str] = (),
-    fallback_list: Collection[str] = (),
-    fallback_no_weight_decay: bool = False,
+    model: nn.Module, weight_decay: float = 1e-5, weight_decay_exclude_1d: bool = True, **options: Any
 ) -> list[dict[str, Any]]:
-    """`param_groups` without layer-wise decay, by the arguments that are in use elsewhere."""
-    return param_groups(
-        model,
-        weight_decay,
-        no_weight_decay_list=no_weight_decay_list,
-        fallback_list=fallback_list,
-        fallback_no_weight_decay=fallback_no_weight_decay,
-        filter_bias_and_bn=weight_decay_exclude_1d,
-    )
+    """`param_groups` by the arguments that are in use elsewhere."""
+    return param_groups(model, weight_decay, filter_bias_and_bn=weight_decay_exclude_1d, **options)
 
 
 def param_groups_layer_decay(
-    model: nn.Module,
-    weight_decay: float = 0.05,
-    no_weight_decay_list: Collection[str] = (),
-    fallback_list: Collection[str] = (),
-    fallback_no_weight_decay: bool = False,
-    weight_decay_exclude_1d: bool = True,
-    layer_decay: float = 0.75,
-    min_scale: float = 0.0,
-    no_opt_scale: float | None = None,
-    *,
-    lr: float | Tensor,
+    model: nn.Module, weight_decay: float = 0.05, *, lr: float | Tensor, layer_decay: float = 0.75, **options: Any
 ) -> list[dict[str, Any]]:
-    """`param_groups` with layer-wise decay, by the arguments that are in use elsewhere; `lr` is needed besides."""
-    return param_groups(
-        model,
-        weight_decay,
-        lr=lr,
-        layer_decay=layer_decay,
-        min_scale=min_scale,
-        no_opt_scale=no_opt_scale,
-        no_weight_decay_list=no_weight_decay_list,
-        fallback_list=fallback_list,
-        fallback_no_weight_decay=fallback_no_weight_decay,
-        filter_bias_and_bn=weight_decay_exclude_1d,
-    )
+    """Likewise with layer-wise decay, for which `lr` is needed besides."""
+    return param_groups_weight_decay(model, weight_decay, lr=lr, layer_decay=layer_decay, **options)
 
 
 def describe_groups(optimizer: torch.optim.Optimizer, model: nn.Module) -> str:
-    """A table of an optimizer's groups: sizes, learning rate, weight decay, and the names of the first and last.
-
-    Args:
-        optimizer: Any, over parameters of the model.
-        model: Gives the names.
-
-    Returns:
-        Lines of text.
-    """
+    """A table, as text, of an optimizer's groups: sizes, rates, decay, first and last name in the model."""
     from rich.console import Console
     from rich.table import Table
 
     names = {parameter: without_wrappers(name) for name, parameter in unwrap(model).named_parameters()}
     table = Table(box=None, pad_edge=False, header_style='bold')
-    for title in ('parameters', 'tensors', 'lr', 'weight decay'):
-        table.add_column(title, justify='right', no_wrap=True)
-    for title in ('', 'first', 'last'):
-        table.add_column(title, no_wrap=True)
+    for title in ('parameters', 'tensors', 'lr', 'weight decay', '', 'first', 'last'):
+        table.add_column(title, justify='left' if title in ('', 'first', 'last') else 'right', no_wrap=True)
     for group in optimizer.param_groups:
         first, *_, last = [names.get(parameter, '?') for parameter in group['params'] * 2] or ['', '']
-        table.add_row(
-            f'{sum(parameter.numel() for parameter in group["params"]):,}',
-            f'{len(group["params"]):,}',
-            f'{float(group.get("initial_lr", group["lr"])):.3g}',
-            f'{group.get("weight_decay", 0.0):g}',
-            'fallback' if group.get('use_fallback') else '',
-            first,
-            last,
-        )
+        sizes = sum(parameter.numel() for parameter in group['params']), len(group['params'])
+        rates = f'{float(group.get("initial_lr", group["lr"])):.3g}', f'{group.get("weight_decay", 0.0):g}'
+        fallback = 'fallback' if group.get('use_fallback') else ''
+        table.add_row(*(f'{size:,}' for size in sizes), *rates, fallback, first, last)
     console = Console(width=200)
     with console.capture() as capture:
         console.print(table)

@@ -1,95 +1,106 @@
-"""The diagonal of the Hessian from random directions, for the algorithms that divide by it."""
+"""Algorithms that divide by the diagonal of the Hessian, which random directions measure."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from dataclasses import KW_ONLY
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from foveal.optim.engine import Optimizer, Options
+from foveal.optim.engine import Optimizer
+
+SEED = 2147483647
 
 
-def hutchinson(params: Sequence[Tensor], generators: dict[torch.device, torch.Generator], samples: int) -> list[Tensor]:
-    """The diagonal of the Hessian by z * (H z) for random signs z (Hutchinson), an average of some.
-
-    Args:
-        params: With gradients of `loss.backward(create_graph=True)`.
-        generators: Of each device, for the signs; missing ones are added.
-        samples: How many.
-
-    Raises:
-        RuntimeError: Gradients without a graph.
-    """
+def hutchinson(params: Sequence[Tensor], samples: int, seed: int = SEED) -> list[Tensor]:
+    """The diagonal of the Hessian by z * (H z), an average over some random signs z (Hutchinson)."""
     gradients = [p.grad for p in params if p.grad is not None]
     if any(g.grad_fn is None for g in gradients):
         raise RuntimeError('gradients have no graph: call loss.backward(create_graph=True)')
+    generators = {device: torch.Generator(device).manual_seed(seed) for device in {p.device for p in params}}
     total = [torch.zeros_like(p) for p in params]
     for sample in range(samples):
-        signs = []
-        for p in params:
-            if p.device not in generators:
-                generators[p.device] = torch.Generator(p.device).manual_seed(2147483647)
-            bits = torch.randint(0, 2, p.shape, generator=generators[p.device], device=p.device)
-            signs.append((2 * bits - 1).to(p.dtype))
+        bits = [torch.randint(0, 2, p.shape, generator=generators[p.device], device=p.device) for p in params]
+        signs = [(2 * b - 1).to(p.dtype) for b, p in zip(bits, params, strict=True)]
         products = torch.autograd.grad(gradients, params, grad_outputs=signs, retain_graph=sample < samples - 1)
         torch._foreach_addcmul_(total, list(products), signs, 1 / samples)
     return total
 
 
 class HessianOptimizer(Optimizer):
-    """Base of algorithms that are told the Hessian's diagonal every few steps: `measured` takes it.
+    """Base: every few steps `diagonals` holds the Hessian's diagonal for each parameter that has a gradient."""
 
-    Args:
-        params: Parameters or groups, with gradients of `loss.backward(create_graph=True)`.
-        defaults: The algorithm's own arguments.
-        options: The caller's `Options`.
-        update_each: Steps from one estimate to the next.
-        n_samples: Random directions an estimate.
-    """
+    _: KW_ONLY
+    update_each: int = 1  # steps from one estimate to the next
+    n_samples: int = 1  # random directions an estimate
+    zeros = ('exp_avg', 'hessian')
+    decay = 'decoupled'
+    second_order = True
+    branches_on_step = True
 
-    second_order: ClassVar[bool] = True
-    branches_on_step: ClassVar[bool] = True
-
-    def __init__(
-        self, params: Any, defaults: dict[str, Any], options: Options, update_each: int, n_samples: int
-    ) -> None:
-        self.update_each, self.n_samples, self.calls = update_each, n_samples, 0
-        self.generators: dict[torch.device, torch.Generator] = {}
-        self.estimates: dict[Tensor, Tensor] = {}
-        super().__init__(params, defaults, options)
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        return {**{name: value for name, value in vars(self).items() if not name.startswith('_')}, **state}
-
-    def state_dict(self) -> dict[str, Any]:
-        """As torch's, with the count of steps and the random numbers of the directions."""
-        drawn = {str(device): generator.get_state().tolist() for device, generator in self.generators.items()}
-        return {**super().state_dict(), 'calls': self.calls, 'generators': drawn}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's."""
-        super().load_state_dict(state_dict)
-        self.calls = state_dict.get('calls', 0)
-        for name, state in state_dict.get('generators', {}).items():
-            generator = torch.Generator(name)
-            generator.set_state(torch.tensor(state, dtype=torch.uint8))
-            self.generators[torch.device(name)] = generator
-
-    def measured(self, p: Tensor, diagonal: Tensor, group: dict[str, Any]) -> None:
-        """Puts an estimate where the update will look for it."""
-        raise NotImplementedError
+    def complete(self, values: dict[str, Any]) -> None:
+        values['calls'] = 0
 
     def begin(self) -> None:
-        self.estimates = {}
+        first, self.diagonals = self.param_groups[0], dict[Tensor, Tensor]()
         params = [p for group in self.param_groups for p in group['params'] if p.grad is not None]
-        if self.calls % self.update_each == 0 and params:
-            with torch.enable_grad():
-                estimates = hutchinson(params, self.generators, self.n_samples)
-            self.estimates = dict(zip(params, estimates, strict=True))
-        self.calls += 1
+        if first['calls'] % first['update_each'] == 0 and params:
+            with torch.enable_grad():  # the seed tells one estimate from the next, so a resumed run draws the same
+                estimates = hutchinson(params, first['n_samples'], SEED - first['calls'])
+            self.diagonals = dict(zip(params, estimates, strict=True))
+        for group in self.param_groups:
+            group['calls'] += 1
+
+
+class Adahessian(HessianOptimizer):
+    """AdaHessian: Adam whose squares are those of the Hessian's diagonal (arXiv:2006.00719, algorithm 1)."""
+
+    lr: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    hessian_power: float = 1.0  # 1 divides by the root of the squares, less by less
+    avg_conv_kernel: bool = False  # average over the positions of a kernel (out, in, height, width)
+    zeros = ('exp_avg', 'exp_hessian_diag_sq')
+    aside = ('hessian',)  # kept where later steps use it again
 
     def prepare(self, group: dict[str, Any], params: list[Tensor]) -> None:
         for p in params:
-            if p in self.estimates:
-                self.measured(p, self.estimates.pop(p), group)
+            state, diagonal = self.state[p], self.diagonals.pop(p, None)
+            if diagonal is None:
+                diagonal = state.get('hessian', torch.zeros_like(p))
+            elif group['avg_conv_kernel'] and p.ndim == 4:
+                diagonal = diagonal.abs().mean((2, 3), keepdim=True).expand_as(p)
+            if group['update_each'] > 1:
+                state['hessian'] = diagonal
+            squares = state['exp_hessian_diag_sq']
+            squares.lerp_(diagonal.square().to(squares.dtype), 1 - group['betas'][1])
+
+    @staticmethod
+    def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
+        s.exp_avg.lerp_(g, 1 - h.beta1)
+        denominator = (s.exp_hessian_diag_sq / h.correction2).pow(h.hessian_power / 2) + h.eps
+        return h.lr * (s.exp_avg / h.correction1) / denominator
+
+
+class Sophia(HessianOptimizer):
+    """Sophia-H: momentum over the Hessian's diagonal, clipped (arXiv:2305.14342, algorithm 3)."""
+
+    lr: float = 1e-3  # learning rate: the largest step of an element
+    betas: tuple[float, float] = (0.96, 0.99)  # of the momentum and of the diagonal
+    gamma: float = 0.01  # the diagonal is divided by after this factor: less clips more
+    eps: float = 1e-12  # least divisor
+    weight_decay: float = 0.0
+    _: KW_ONLY
+    update_each: int = 10
+
+    def prepare(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        for p in params:
+            if p in self.diagonals:
+                hessian = self.state[p]['hessian']
+                hessian.lerp_(self.diagonals.pop(p).to(hessian.dtype), 1 - group['betas'][1])
+
+    @staticmethod
+    def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
+        s.exp_avg.lerp_(g, 1 - h.beta1)
+        return h.lr * (s.exp_avg / (h.gamma * s.hessian).clamp(min=h.eps)).clamp(-1, 1)

@@ -1,15 +1,13 @@
 """PSGD with Kronecker-factored preconditioners (arXiv:1512.04202, arXiv:2402.04553)."""
 
 import random
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from foveal.errors import near
-from foveal.optim.engine import Optimizer, Options, Traits
+from foveal.optim.engine import Optimizer, Traits
 
-MODES = ('one_diag', 'smart_one_diag', 'all_diag')
 BALANCE = 0.01  # how often the factors are scaled to one size, lest one over- and another underflows
 RMS = 1.1  # a preconditioned gradient has entries of about one; more is cut
 SEED = 1337
@@ -50,13 +48,9 @@ def lower_bound(x: Tensor) -> Tensor:
 
 
 def improve(factors: list[Tensor], g: Tensor, v: Tensor, rate: float) -> None:
-    """A step of the factors towards a preconditioner that whitens the gradient.
+    """A step of the factors, in place, towards a preconditioner that whitens the gradient (or momentum) g.
 
-    Args:
-        factors: Changed in place; upper triangular matrices, or diagonals.
-        g: Gradient or momentum.
-        v: Standard normal numbers of its shape.
-        rate: Relative size of the step.
+    They are upper triangular matrices, or diagonals; v are standard normal numbers of g's shape.
     """
     a, b = g, v
     for dim, q in enumerate(factors):
@@ -80,99 +74,47 @@ def balance(factors: list[Tensor]) -> None:
 class Kron(Optimizer):
     """PSGD Kron: gradients whitened by one factor a dimension.
 
-    Args:
-        params: Parameters or groups.
-        lr: Learning rate.
-        momentum: Decay of the average gradient.
-        weight_decay: Decoupled.
-        preconditioner_update_probability: Of an update of the factors at a step; None starts with 1 and goes to 0.03.
-        max_size_triangular: Longer dimensions have a diagonal factor.
-        min_ndim_triangular: Tensors of fewer dimensions have diagonal factors.
-        memory_save_mode: 'one_diag' makes the factor of the longest dimension diagonal, 'smart_one_diag' if it is the
-            only longest, 'all_diag' all; None none.
-        momentum_into_precond_update: Update the factors from the average gradient, not from the last.
-        precond_lr: Relative size of an update.
-        precond_init_scale: Of the factors' product at first.
-        mu_dtype: Of the average gradient; None: as the state's.
-        precond_dtype: Of the factors, likewise.
-        decoupled_decay: Accepted for its name: decay is decoupled either way, since it is not preconditioned.
-        flatten: Join dimensions `flatten_start_dim` to `flatten_end_dim`, such as a kernel's height and width.
-        flatten_start_dim: First.
-        flatten_end_dim: Last.
-        stochastic_weight_decay: Scale the decay of each step by a random number in [0, 2).
-        deterministic: Updates at regular steps with seeded numbers, the same from run to run.
-        **options: See `foveal.optim.Options`.
-
-    Raises:
-        ValueError: An unknown `memory_save_mode`.
+    `memory_save_mode`: 'one_diag' makes the factor of the longest dimension diagonal, 'smart_one_diag' if it is longer
+    than all others, 'all_diag' all; None none.
     """
 
-    branches_on_step: ClassVar[bool] = True
+    lr: float = 1e-3
+    momentum: float = 0.9  # decay of the average gradient
+    weight_decay: float = 0.0
+    preconditioner_update_probability: float | None = None  # at a step; None starts with 1 and goes to 0.03
+    max_size_triangular: int = 2048  # longer dimensions have a diagonal factor
+    min_ndim_triangular: int = 2  # tensors of fewer dimensions have diagonal factors
+    memory_save_mode: Literal['one_diag', 'smart_one_diag', 'all_diag'] | None = None  # see above
+    momentum_into_precond_update: bool = True  # update the factors from the average gradient, not from the last
+    precond_lr: float = 0.1  # relative size of an update
+    precond_init_scale: float = 1.0  # of the factors' product at first
+    mu_dtype: str | torch.dtype | None = None  # of the average gradient; None: as the state's
+    precond_dtype: str | torch.dtype | None = None  # of the factors, likewise
+    decoupled_decay: bool = False  # for its name: decay is decoupled either way, since it is not preconditioned
+    flatten: bool = False  # join dimensions `flatten_start_dim` to `flatten_end_dim`, as a kernel's height and width
+    flatten_start_dim: int = 2  # the first
+    flatten_end_dim: int = -1  # the last
+    stochastic_weight_decay: bool = False  # scale the decay of each step by a random number in [0, 2)
+    deterministic: bool = False  # updates at regular steps with seeded numbers, the same from run to run
+    decay = 'own'
+    branches_on_step = True
     traits: ClassVar[dict[str, Traits]] = {'': Traits('tensors', compile=False, stack=0)}
 
-    def __init__(
-        self,
-        params: Any,
-        lr: float = 1e-3,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        preconditioner_update_probability: float | None = None,
-        max_size_triangular: int = 2048,
-        min_ndim_triangular: int = 2,
-        memory_save_mode: str | None = None,
-        momentum_into_precond_update: bool = True,
-        precond_lr: float = 0.1,
-        precond_init_scale: float = 1.0,
-        mu_dtype: torch.dtype | None = None,
-        precond_dtype: torch.dtype | None = None,
-        decoupled_decay: bool = False,
-        flatten: bool = False,
-        flatten_start_dim: int = 2,
-        flatten_end_dim: int = -1,
-        stochastic_weight_decay: bool = False,
-        deterministic: bool = False,
-        **options: Unpack[Options],
-    ) -> None:
-        if memory_save_mode is not None and memory_save_mode not in MODES:
-            raise ValueError(f'memory_save_mode {memory_save_mode!r} is unknown{near(memory_save_mode, MODES)}')
-        self.deterministic, self.random = deterministic, random.Random(SEED)
-        defaults = dict(
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            preconditioner_update_probability=preconditioner_update_probability,
-            max_size_triangular=max_size_triangular,
-            min_ndim_triangular=min_ndim_triangular,
-            memory_save_mode=memory_save_mode,
-            momentum_into_precond_update=momentum_into_precond_update,
-            precond_lr=precond_lr,
-            precond_init_scale=precond_init_scale,
-            mu_dtype=mu_dtype,
-            precond_dtype=precond_dtype,
-            decoupled_decay=decoupled_decay,
-            flatten=flatten,
-            flatten_start_dim=flatten_start_dim,
-            flatten_end_dim=flatten_end_dim,
-            stochastic_weight_decay=stochastic_weight_decay,
-        )
-        super().__init__(params, defaults, options)
+    def complete(self, values: dict[str, Any]) -> None:
+        self.random = random.Random(SEED)
 
     def state_dict(self) -> dict[str, Any]:
         """torch's, with the state of the random numbers."""
         return {**super().state_dict(), 'rng_state': self.random.getstate()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's."""
         super().load_state_dict(state_dict)
         if 'rng_state' in state_dict:
             version, words, gauss = state_dict['rng_state']
             self.random.setstate((version, tuple(words), gauss))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), 'deterministic': self.deterministic, 'random': self.random}
-
-    def decays(self, group: dict[str, Any]) -> str:
-        return 'own'
+        return {**super().__getstate__(), 'random': self.random}
 
     @staticmethod
     def shape(p: Tensor, group: dict[str, Any]) -> tuple[int, ...]:
@@ -191,8 +133,10 @@ class Kron(Optimizer):
         elif mode == 'one_diag' or (mode == 'smart_one_diag' and shape.count(longest) == 1):
             diagonal[len(shape) - 1 - shape[::-1].index(longest)] = True
         scale = group['precond_init_scale'] ** (1 / len(shape))
-        dtype = group['precond_dtype'] or p.dtype
-        state = {'momentum_buffer': torch.zeros_like(p, dtype=group['mu_dtype'])}
+        average, dtype = (
+            getattr(torch, group[name]) if group[name] else p.dtype for name in ('mu_dtype', 'precond_dtype')
+        )
+        state = {'momentum_buffer': torch.zeros_like(p, dtype=average)}
         for dim, n in enumerate(shape):
             factor = torch.ones(n, dtype=dtype, device=p.device)
             state[f'Q{dim}'] = scale * (factor if diagonal[dim] else factor.diag())
@@ -216,7 +160,7 @@ class Kron(Optimizer):
         """Whether the factors of a parameter are updated now."""
         share = group['preconditioner_update_probability']
         share = update_probability(state['step']) if share is None else share
-        if not self.deterministic:
+        if not group['deterministic']:
             return self.random.random() < share
         return int(state['step'] * share) > int((state['step'] - 1) * share)
 
@@ -232,28 +176,19 @@ class Kron(Optimizer):
         improve(factors, g, v, group['precond_lr'])
         torch._foreach_copy_(stored, factors)
 
+    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
+        return {'correction': 1 - group['momentum'] ** step, 'decay_scale': group['decay_scale']}
+
     @staticmethod
-    def update(
-        p: Tensor,
-        g: Tensor,
-        momentum_buffer: Tensor,
-        Q0: Tensor,
-        lr: float,
-        momentum: float,
-        step: float,
-        Q1: Tensor | None = None,
-        Q2: Tensor | None = None,
-        Q3: Tensor | None = None,
-        Q4: Tensor | None = None,
-    ) -> Tensor:
-        factors = [q[0].to(g.dtype) for q in (Q0, Q1, Q2, Q3, Q4) if q is not None]
+    def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
+        factors = [q[0].to(g.dtype) for name, q in s._asdict().items() if name.startswith('Q')]
         factors = [q.view(-1) if q.numel() == max(q.shape) else q for q in factors]
-        d = (momentum_buffer / (1 - momentum**step)).reshape([q.shape[0] for q in factors])
+        d = (s.momentum_buffer / h.correction).reshape([q.shape[0] for q in factors])
         for dim, q in enumerate(factors):
             d = along(along(d, q, dim), q.mT if q.ndim > 1 else q, dim)
         d = d * (RMS / (d.square().mean().sqrt() + 1e-6)).clamp(max=1)
-        return lr * d.reshape(p.shape)
+        return h.lr * d.reshape(p.shape)
 
     @staticmethod
-    def finish(p: Tensor, d: Tensor, lr: float, decay: float, decay_scale: float) -> Tensor:
-        return d + lr * decay * decay_scale * p
+    def finish(p: Tensor, d: Tensor, h: Any) -> Tensor:
+        return d + h.lr * h.decay * h.decay_scale * p

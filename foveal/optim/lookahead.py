@@ -17,13 +17,7 @@ class Lookahead(torch.optim.Optimizer):
     Groups and state are the wrapped optimizer's own, with the slow weights and `lookahead_alpha`, `lookahead_k` and
     `lookahead_step` among them, so that schedulers and checkpoints see one optimizer.
 
-    Args:
-        base_optimizer: Any.
-        alpha: Part of the way, in (0, 1].
-        k: Steps between, at least 1.
-
-    Raises:
-        ValueError: alpha or k outside its range.
+    `alpha` is the part of the way, in (0, 1], `k` at least 1.
     """
 
     def __init__(self, base_optimizer: torch.optim.Optimizer, alpha: float = 0.5, k: int = 6) -> None:
@@ -50,15 +44,8 @@ class Lookahead(torch.optim.Optimizer):
         return getattr(self.base_optimizer, 'second_order', False)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """A step of the fast weights; every k-th moves the slow ones as well.
-
-        Args:
-            closure: Computes the loss and its gradients anew.
-
-        Returns:
-            What the closure returned.
-        """
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """A step of the fast weights; every k-th moves the slow ones as well. `closure` is as in torch."""
         loss = self.base_optimizer.step(closure)
         for group in self.param_groups:
             group['lookahead_step'] += 1
@@ -83,10 +70,6 @@ class Lookahead(torch.optim.Optimizer):
         """Moves all slow weights now, such as at the end of training or before an evaluation."""
         for group in self.param_groups:
             self.sync(group)
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """As torch's."""
-        self.base_optimizer.zero_grad(set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's."""

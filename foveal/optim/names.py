@@ -1,224 +1,118 @@
-"""Every optimizer by name: where its class is, what it is, and the options that the name stands for.
-
-Naming: a leading `c` is cautious (arXiv:2411.16085), a trailing `w` decouples weight decay, a trailing `c` corrects it
-by lr / peak lr (arXiv:2506.02285), a leading `n` is Nesterov's momentum. `lambc` and `larc` clip the trust ratio.
-"""
+"""Every optimizer by name: where its class is, what it is, and the options that the name stands for."""
 
 from typing import Any, NamedTuple
 
 
 class Entry(NamedTuple):
-    """A row of the table.
+    """What a name stands for.
 
     Attributes:
-        target: `module:Class`; without a dot the module is one of `foveal.optim`.
+        target: A class, or `module:Class`; without a dot the module is one of `foveal.optim`.
         description: One line.
         defaults: Options that the name stands for.
         takes: Arguments of a class that cannot be imported everywhere.
     """
 
-    target: str
+    target: Any
     description: str
     defaults: dict[str, Any]
     takes: tuple[str, ...] = ()
 
 
-CAUTIOUS = {'caution': True}
-CORRECTED = {'corrected_weight_decay': True}
-DECOUPLED = {'decoupled_decay': True}
-NESTEROV = {'nesterov': True}
-CLIPPED = {'trust_clip': True}
-ALPHA = {'alpha': 0.9}
+# A row a class: what it is, and its names, each followed by letters for the options that it stands for. In the names a
+# leading c is cautious (arXiv:2411.16085), a trailing w decouples weight decay, a trailing c corrects it by
+# lr / peak lr (arXiv:2506.02285), a leading n is Nesterov's momentum; lambc and larc clip the trust ratio.
+ROWS = """
+torch.optim:SGD        | torch: SGD                                        | sgd/n nesterov/n momentum/N
+torch.optim:Adam       | torch: Adam                                       | adam
+torch.optim:AdamW      | torch: Adam with decoupled decay                  | adamw
+adam:NAdam             | Adam with Nesterov momentum                       | nadam
+adam:RAdam             | rectified Adam                                    | radam radamw/u
+adam:Adamax            | Adam by the infinity norm                         | adamax
+squares:Adadelta       | rates from windows of past gradients              | adadelta
+torch.optim:Adagrad    | torch: rates from the sum of squared gradients    | adagrad/e
+squares:RMSprop        | division by the root mean square                  | rmsprop/a
+sgd:SGDW               | SGD with decoupled decay | sgdw/n nesterovw/n sgdc/nk csgdw/nc csgdc/nck
+adam:AdamWLegacy       | AdamW with update clipping                        | adamwlegacy adamc/k cadamw/c cadamc/ck
+adam:NAdamLegacy       | NAdam as it was before it came to torch           | nadamlegacy
+adam:NAdamW            | AdamW with Nesterov momentum                      | nadamw nadamc/k cnadamw/c cnadamc/ck
+adam:RAdamLegacy       | rectified Adam as it was before it came to torch  | radamlegacy
+adamp:AdamP            | Adam without growth of scale-invariant weights    | adamp/sn cadamp/snc
+adamp:SGDP             | SGD without growth of scale-invariant weights     | sgdp/n csgdp/nc
+adafactor:Adafactor    | Adam with a factored second moment                | adafactor cadafactor/cb
+adafactor:AdafactorBigVision | Adafactor for vision transformers, momentum in half precision \
+    | adafactorbv adafactorbvc/k cadafactorbv/c cadafactorbvc/ck
+adam:AdaBelief         | Adam by the deviation from the expected gradient  | adabelief/R radabelief/r
+layerwise:Lamb         | LAMB: Adam scaled to the norm of each tensor \
+    | lamb lambc/t lambw/w lambcw/tw lambcd/wk clamb/c clambw/cw
+layerwise:Lars         | LARS: SGD scaled to the norm of each tensor       | lars larc/t nlars/n nlarc/nt
+sgd:Lion               | Lion: sign of the momentum                        | lion lionc/k clion/c clionc/ck
+layerwise:NvNovoGrad   | NovoGrad: Adam with one second moment a tensor    | novograd novogradw/w novogradc/wk
+squares:RMSpropTF      | RMSprop as in TensorFlow | rmsproptf/a rmsproptfw/aw rmsproptfc/awk crmsproptf/ac
+change:Adan            | Adan: momentum of the change of the gradient      | adan/P adanw/p cadan/cP cadanw/cp
+adam:Adopt             | ADOPT: Adam that converges with any beta2 \
+    | adopt adoptw/d adoptc/dk cadopt/c cadoptw/dc cadoptc/dck
+adam:LaProp            | LaProp: momentum after the division               | laprop lapropc/k claprop/c
+squares:MADGRAD        | MADGRAD: dual averaging with momentum             | madgrad madgradw/w
+change:Mars            | MARS: variance-reduced AdamW or Lion              | mars cmars/c
+muon:Muon              | Muon: orthogonalized momentum, AdamW for vectors  | muon nmuon/n adamuon/m nadamuon/mn
+kron:Kron              | PSGD with Kronecker factors                       | kron kronw/w kronc/wk
+hessian:Adahessian     | Adam by the diagonal of the Hessian               | adahessian
+hessian:Sophia         | Sophia: clipped steps by the Hessian's diagonal   | sophia
+soap:SOAP              | SOAP: Adam in the eigenbasis of Shampoo's factors | soap
+prodigy:Prodigy        | Prodigy: Adam that finds its learning rate        | prodigy
+schedulefree:AdamWScheduleFree | AdamW that needs no schedule | adamwschedulefree
+schedulefree:SGDScheduleFree | SGD that needs no schedule | sgdschedulefree
+apex.optimizers:FusedSGD      | NVIDIA apex: FusedSGD        | fusedsgd/n               | momentum
+apex.optimizers:FusedAdam     | NVIDIA apex: FusedAdam       | fusedadam/V fusedadamw/v | eps betas
+apex.optimizers:FusedLAMB     | NVIDIA apex: FusedLAMB       | fusedlamb                | eps betas
+apex.optimizers:FusedNovoGrad | NVIDIA apex: FusedNovoGrad   | fusednovograd/B          | eps betas
+bitsandbytes.optim:SGD        | bitsandbytes: SGD            | bnbsgd/n                 | momentum
+bitsandbytes.optim:SGD8bit    | bitsandbytes: SGD8bit        | bnbsgd8bit/n             | momentum
+bitsandbytes.optim:Adam       | bitsandbytes: Adam           | bnbadam                  | eps betas
+bitsandbytes.optim:Adam8bit   | bitsandbytes: Adam8bit       | bnbadam8bit              | eps betas
+bitsandbytes.optim:AdamW      | bitsandbytes: AdamW          | bnbadamw                 | eps betas
+bitsandbytes.optim:AdamW8bit  | bitsandbytes: AdamW8bit      | bnbadamw8bit             | eps betas
+bitsandbytes.optim:Lion       | bitsandbytes: Lion           | bnblion                  | betas
+bitsandbytes.optim:Lion8bit   | bitsandbytes: Lion8bit       | bnblion8bit              | betas
+bitsandbytes.optim:AdEMAMix   | bitsandbytes: AdEMAMix       | bnbademamix              | eps betas
+bitsandbytes.optim:AdEMAMix8bit | bitsandbytes: AdEMAMix8bit   | bnbademamix8bit        | eps betas
+"""
+LETTERS: dict[str, tuple[str, Any, str]] = {  # option, its value, words for the description
+    'c': ('caution', True, 'cautious'),
+    'k': ('corrected_weight_decay', True, 'corrected decay'),
+    'w': ('decoupled_decay', True, 'decoupled decay'),
+    'd': ('decoupled', True, 'decoupled decay'),
+    'u': ('decoupled_weight_decay', True, 'decoupled decay'),
+    'p': ('no_prox', True, 'decoupled decay'),
+    'P': ('no_prox', False, ''),
+    'n': ('nesterov', True, 'Nesterov momentum'),
+    'N': ('nesterov', False, ''),
+    't': ('trust_clip', True, 'clipped trust ratio'),
+    'r': ('rectify', True, 'rectified'),
+    'R': ('rectify', False, ''),
+    'm': ('algo', 'adamuon', 'with a second moment'),
+    'a': ('alpha', 0.9, ''),
+    'e': ('eps', 1e-8, ''),
+    's': ('wd_ratio', 0.01, ''),
+    'b': ('betas', (0.9, 0.999), ''),
+    'B': ('betas', (0.95, 0.98), ''),
+    'v': ('adam_w_mode', True, 'decoupled decay'),
+    'V': ('adam_w_mode', False, ''),
+}
 
 
-def rows(target: str, text: str, **names: dict[str, Any]) -> dict[str, Entry]:
-    """Entries of one class; what a name adds is told from its options."""
-    words = {
-        'caution': 'cautious',
-        'corrected_weight_decay': 'corrected decay',
-        'decoupled_decay': 'decoupled decay',
-        'decoupled': 'decoupled decay',
-        'decoupled_weight_decay': 'decoupled decay',
-        'no_prox': 'decoupled decay',
-        'nesterov': 'Nesterov momentum',
-        'trust_clip': 'clipped trust ratio',
-        'rectify': 'rectified',
-    }
+def read(rows: str) -> dict[str, Entry]:
+    """The rows by name."""
     table = {}
-    for name, defaults in names.items():
-        told = [words[key] for key, value in defaults.items() if value is True and key in words]
-        table[name] = Entry(target, ', '.join([text, *told]), defaults)
+    for row in rows.strip().splitlines():
+        target, text, names, *takes = (part.strip() for part in row.split('|'))
+        for name, _, letters in (each.partition('/') for each in names.split()):
+            options = [LETTERS[letter] for letter in letters]
+            told = ', '.join([text, *(words for _, _, words in options if words)])
+            table[name] = Entry(target, told, {key: value for key, value, _ in options}, tuple(' '.join(takes).split()))
     return table
 
 
-TORCH: dict[str, Entry] = {
-    **rows('torch.optim:SGD', 'torch: SGD', sgd=NESTEROV, nesterov=NESTEROV, momentum={'nesterov': False}),
-    **rows('torch.optim:Adam', 'torch: Adam', adam={}),
-    **rows('torch.optim:AdamW', 'torch: Adam with decoupled decay', adamw={}),
-    **rows('torch.optim:NAdam', 'torch: Adam with Nesterov momentum', nadam={}),
-    **rows('torch.optim:RAdam', 'torch: rectified Adam', radam={}, radamw={'decoupled_weight_decay': True}),
-    **rows('torch.optim:Adamax', 'torch: Adam by the infinity norm', adamax={}),
-    **rows('torch.optim:Adadelta', 'torch: rates from windows of past gradients', adadelta={}),
-    **rows('torch.optim:Adagrad', 'torch: rates from the sum of squared gradients', adagrad={'eps': 1e-8}),
-    **rows('torch.optim:RMSprop', 'torch: division by the root mean square', rmsprop=ALPHA),
-}
-
-OURS: dict[str, Entry] = {
-    **rows(
-        'sgdw:SGDW',
-        'SGD with decoupled decay',
-        sgdw=NESTEROV,
-        nesterovw=NESTEROV,
-        sgdc=NESTEROV | CORRECTED,
-        csgdw=NESTEROV | CAUTIOUS,
-        csgdc=NESTEROV | CAUTIOUS | CORRECTED,
-    ),
-    **rows(
-        'adamw:AdamWLegacy',
-        'AdamW with update clipping',
-        adamwlegacy={},
-        adamc=CORRECTED,
-        cadamw=CAUTIOUS,
-        cadamc=CAUTIOUS | CORRECTED,
-    ),
-    **rows('nadam:NAdamLegacy', 'NAdam as it was before it came to torch', nadamlegacy={}),
-    **rows(
-        'nadam:NAdamW',
-        'AdamW with Nesterov momentum',
-        nadamw={},
-        nadamc=CORRECTED,
-        cnadamw=CAUTIOUS,
-        cnadamc=CAUTIOUS | CORRECTED,
-    ),
-    **rows('radam:RAdamLegacy', 'rectified Adam as it was before it came to torch', radamlegacy={}),
-    **rows(
-        'adamp:AdamP',
-        'Adam without growth of scale-invariant weights',
-        adamp={'wd_ratio': 0.01} | NESTEROV,
-        cadamp={'wd_ratio': 0.01} | NESTEROV | CAUTIOUS,
-    ),
-    **rows('adamp:SGDP', 'SGD without growth of scale-invariant weights', sgdp=NESTEROV, csgdp=NESTEROV | CAUTIOUS),
-    **rows(
-        'adafactor:Adafactor',
-        'Adam with a factored second moment',
-        adafactor={},
-        cadafactor=CAUTIOUS | {'betas': (0.9, 0.999)},
-    ),
-    **rows(
-        'adafactor_bv:AdafactorBigVision',
-        'Adafactor for vision transformers, momentum in half precision',
-        adafactorbv={},
-        adafactorbvc=CORRECTED,
-        cadafactorbv=CAUTIOUS,
-        cadafactorbvc=CAUTIOUS | CORRECTED,
-    ),
-    **rows(
-        'adabelief:AdaBelief',
-        'Adam by the deviation from the expected gradient',
-        adabelief={'rectify': False},
-        radabelief={'rectify': True},
-    ),
-    **rows(
-        'lamb:Lamb',
-        'LAMB: Adam scaled to the norm of each tensor',
-        lamb={},
-        lambc=CLIPPED,
-        lambw=DECOUPLED,
-        lambcw=CLIPPED | DECOUPLED,
-        lambcd=DECOUPLED | CORRECTED,
-        clamb=CAUTIOUS,
-        clambw=CAUTIOUS | DECOUPLED,
-    ),
-    **rows(
-        'lars:Lars',
-        'LARS: SGD scaled to the norm of each tensor',
-        lars={},
-        larc=CLIPPED,
-        nlars=NESTEROV,
-        nlarc=NESTEROV | CLIPPED,
-    ),
-    **rows(
-        'lion:Lion', 'Lion: sign of the momentum', lion={}, lionc=CORRECTED, clion=CAUTIOUS, clionc=CAUTIOUS | CORRECTED
-    ),
-    **rows(
-        'novograd:NvNovoGrad',
-        'NovoGrad: Adam with one second moment a tensor',
-        novograd={},
-        novogradw=DECOUPLED,
-        novogradc=DECOUPLED | CORRECTED,
-    ),
-    **rows(
-        'rmsprop_tf:RMSpropTF',
-        'RMSprop as in TensorFlow',
-        rmsproptf=ALPHA,
-        rmsproptfw=ALPHA | DECOUPLED,
-        rmsproptfc=ALPHA | DECOUPLED | CORRECTED,
-        crmsproptf=ALPHA | CAUTIOUS,
-    ),
-    # list B
-    **rows(
-        'adan:Adan',
-        'Adan: momentum of the change of the gradient',
-        adan={'no_prox': False},
-        adanw={'no_prox': True},
-        cadan=CAUTIOUS | {'no_prox': False},
-        cadanw=CAUTIOUS | {'no_prox': True},
-    ),
-    **rows(
-        'adopt:Adopt',
-        'ADOPT: Adam that converges with any beta2',
-        adopt={},
-        adoptw={'decoupled': True},
-        adoptc={'decoupled': True} | CORRECTED,
-        cadopt=CAUTIOUS,
-        cadoptw={'decoupled': True} | CAUTIOUS,
-        cadoptc={'decoupled': True} | CAUTIOUS | CORRECTED,
-    ),
-    **rows('laprop:LaProp', 'LaProp: momentum after the division', laprop={}, lapropc=CORRECTED, claprop=CAUTIOUS),
-    **rows('madgrad:MADGRAD', 'MADGRAD: dual averaging with momentum', madgrad={}, madgradw=DECOUPLED),
-    **rows('mars:Mars', 'MARS: variance-reduced AdamW or Lion', mars={}, cmars=CAUTIOUS),
-    **rows(
-        'muon:Muon',
-        'Muon: orthogonalized momentum, AdamW for vectors',
-        muon={},
-        nmuon=NESTEROV,
-        adamuon={'algo': 'adamuon'},
-        nadamuon={'algo': 'adamuon'} | NESTEROV,
-    ),
-    **rows('kron:Kron', 'PSGD with Kronecker factors', kron={}, kronw=DECOUPLED, kronc=DECOUPLED | CORRECTED),
-    **rows('adahessian:Adahessian', 'Adam by the diagonal of the Hessian', adahessian={}),
-    **rows('schedulefree:AdamWScheduleFree', 'AdamW that needs no schedule', adamwschedulefree={}),
-    **rows('schedulefree:SGDScheduleFree', 'SGD that needs no schedule', sgdschedulefree={}),
-    **rows('soap:SOAP', "SOAP: Adam in the eigenbasis of Shampoo's factors", soap={}),
-    **rows('sophia:Sophia', 'Sophia: clipped steps by the diagonal of the Hessian', sophia={}),
-    **rows('prodigy:Prodigy', 'Prodigy: Adam that finds its learning rate', prodigy={}),
-}
-
-
-def external(package: str, name: str, cls: str, takes: str, **defaults: Any) -> dict[str, Entry]:
-    """An entry of a package that users install themselves."""
-    title = {'apex': 'NVIDIA apex', 'bitsandbytes': 'bitsandbytes'}[package]
-    module = f'{package}.optim' + ('izers' if package == 'apex' else '')
-    return {name: Entry(f'{module}:{cls}', f'{title}: {cls}', defaults, tuple(takes.split()))}
-
-
-ADAPTIVE = 'eps betas'
-EXTERNAL: dict[str, Entry] = {
-    **external('apex', 'fusedsgd', 'FusedSGD', 'momentum', nesterov=True),
-    **external('apex', 'fusedadam', 'FusedAdam', ADAPTIVE, adam_w_mode=False),
-    **external('apex', 'fusedadamw', 'FusedAdam', ADAPTIVE, adam_w_mode=True),
-    **external('apex', 'fusedlamb', 'FusedLAMB', ADAPTIVE),
-    **external('apex', 'fusednovograd', 'FusedNovoGrad', ADAPTIVE, betas=(0.95, 0.98)),
-    **external('bitsandbytes', 'bnbsgd', 'SGD', 'momentum', nesterov=True),
-    **external('bitsandbytes', 'bnbsgd8bit', 'SGD8bit', 'momentum', nesterov=True),
-    **external('bitsandbytes', 'bnbadam', 'Adam', ADAPTIVE),
-    **external('bitsandbytes', 'bnbadam8bit', 'Adam8bit', ADAPTIVE),
-    **external('bitsandbytes', 'bnbadamw', 'AdamW', ADAPTIVE),
-    **external('bitsandbytes', 'bnbadamw8bit', 'AdamW8bit', ADAPTIVE),
-    **external('bitsandbytes', 'bnblion', 'Lion', 'betas'),
-    **external('bitsandbytes', 'bnblion8bit', 'Lion8bit', 'betas'),
-    **external('bitsandbytes', 'bnbademamix', 'AdEMAMix', ADAPTIVE),
-    **external('bitsandbytes', 'bnbademamix8bit', 'AdEMAMix8bit', ADAPTIVE),
-}
-
-TABLE: dict[str, Entry] = {**TORCH, **OURS, **EXTERNAL}
+TABLE = read(ROWS)
+EXTERNAL = {name for name, entry in TABLE.items() if entry.takes}  # of packages that users install themselves

@@ -1,7 +1,6 @@
 """The orthogonal factor of matrices by Newton-Schulz iterations: odd polynomials that push singular values to one."""
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,62 +19,37 @@ JIACHENG: list[Polynomial] = [  # one polynomial a step, found by optimization (
     (2.8769, -3.1427, 1.2046),
     (2.8366, -3.0525, 1.2012),
 ]
-PRESETS = ('original', 'quintic', 'polar_express', 'polar_express_safer')
-
-
-def best_quintic(low: float, high: float) -> np.ndarray:
-    """The odd quintic that is nearest to one on [low, high], by Remez' algorithm (arXiv:2505.16932, algorithm 3)."""
-    if low / high > 1 - 5e-6:  # the limit, where the equations are singular
-        return np.array([15 / 8 / high, -10 / 8 / high**3, 3 / 8 / high**5])
-    q, r, error, before = (3 * low + high) / 4, (low + 3 * high) / 4, np.inf, np.nan
-    while not abs(before - error) <= 1e-15:
-        before = error
-        points = np.array([low, q, r, high])
-        system = np.stack([points, points**3, points**5, np.array([1.0, -1, 1, -1])], 1)
-        a, b, c, error = np.linalg.solve(system, np.ones(4))
-        q, r = np.sqrt((-3 * b + np.array([-1, 1]) * np.sqrt(9 * b**2 - 20 * a * c)) / (10 * c))
-    return np.array([a, b, c])
-
-
-@cache
-def polar_express(safety: float, lowest: float = 1e-3, cushion: float = 0.02, steps: int = 8) -> list[Polynomial]:
-    """The composition of quintics that is best on singular values in [lowest, 1] (arXiv:2505.16932, algorithm 1).
-
-    Args:
-        safety: How far, relatively, rounding may carry singular values above what they should be.
-        lowest: Least singular value.
-        cushion: A step treats singular values below this share of the largest as if they were there, for stability.
-        steps: How many; the last is the limit of all that follow.
-    """
-    low, high, polynomials = lowest, 1.0, []
-    powers = np.array([1, 3, 5])
-    for step in range(steps):
-        polynomial = best_quintic(max(low, cushion * high), high)
-        if cushion * high > low:  # centre again around one
-            polynomial *= 2 / (polynomial @ low**powers + polynomial @ high**powers)
-        if step < steps - 1:
-            polynomial /= (1 + safety) ** powers
-        polynomials.append((float(polynomial[0]), float(polynomial[1]), float(polynomial[2])))
-        low = float(polynomial @ low**powers)
-        high = 2 - low
-    return polynomials
+# The best composition of quintics on singular values in [0.001, 1] (arXiv:2505.16932, algorithm 1, a cushion of 0.02)
+# where rounding may carry them 1 or 2 % too far; tests/test_optim_formulas.py computes it.
+POLAR: list[Polynomial] = [
+    (8.237312490495555, -23.1577474145582, 16.680568411445915),
+    (4.082441999064833, -2.8930477353325865, 0.5252849256975648),
+    (3.9263479922546503, -2.8547468034765258, 0.5318022422894982),
+    (3.298218713308518, -2.424541981026709, 0.4863200835884411),
+    (2.2970369434552578, -1.6366255812590325, 0.4002628455953632),
+    (1.8763805351440381, -1.2347896577722202, 0.3589188750166825),
+    (1.8564423485590151, -1.2132449880881024, 0.3568003487799191),
+    (1.8750003216088789, -1.2500006432014463, 0.3750003215925673),
+]
+POLAR_SAFER: list[Polynomial] = [
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166729, -2.808917465908708, 0.5000178451051306),
+    (3.891667802292662, -2.7724841532176834, 0.5060648178503389),
+    (3.2857536577556563, -2.368129493342539, 0.46449024233003117),
+    (2.3005307116270965, -1.6111665557258397, 0.38333744275452725),
+    (1.8631210546382588, -1.204216062100272, 0.342187956052338),
+    (1.8382572152261407, -1.1779263289564332, 0.33965130386500936),
+    (1.8750000256104276, -1.2500000501673576, 0.37500002455692977),
+]
+PRESETS = {'original': [JORDAN], 'quintic': JIACHENG, 'polar_express': POLAR, 'polar_express_safer': POLAR_SAFER}
 
 
 def polynomials(coefficients: str | Sequence[Any]) -> list[Polynomial]:
-    """What `ns_coefficients` stands for: a polynomial for each step, the last for all that follow.
-
-    Args:
-        coefficients: 'original', 'quintic', 'polar_express' or 'polar_express_safer', or one (a, b, c) or several.
-
-    Raises:
-        ValueError: Neither.
-    """
+    """What a name or numbers stand for: a polynomial for each step, the last for all that follow."""
     if isinstance(coefficients, str):
         if coefficients not in PRESETS:
             raise ValueError(f'ns_coefficients {coefficients!r} is unknown{near(coefficients, PRESETS)}')
-        if coefficients.startswith('polar'):
-            return polar_express(0.02 if coefficients.endswith('safer') else 0.01)
-        return [JORDAN] if coefficients == 'original' else JIACHENG
+        return PRESETS[coefficients]
     rows: Any = np.atleast_2d(np.array(coefficients, dtype=float)) if coefficients else np.empty(0)
     if rows.ndim != 2 or rows.shape[1] != 3:
         raise ValueError(f'ns_coefficients has to be (a, b, c) or a list of such, not {coefficients!r}')
@@ -89,14 +63,9 @@ def orthogonalize(
 
     Args:
         x: Matrices (..., rows, columns).
-        steps: Iterations.
         coefficients: Of each step, the last for all that follow.
-        eps: Least norm that is divided by.
+        eps: Least norm that is divided by; with `scale_eps`, times sqrt(columns / rows), what is added to it.
         safety: Factor of the norm.
-        scale_eps: Add sqrt(columns / rows) eps to the norm instead.
-
-    Returns:
-        Of the same shape, in the dtype computed in.
     """
     rows, columns = x.shape[-2:]
     x = x if x.dtype == torch.float64 else x.bfloat16()

@@ -1,62 +1,42 @@
 """Prodigy: AdamW that finds its learning rate (arXiv:2306.06101)."""
 
-from typing import Any, ClassVar, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from foveal.optim.engine import Optimizer, Options
+from foveal.optim.engine import Optimizer
 
 
 class Prodigy(Optimizer):
     """Prodigy: Adam whose learning rate is an estimate d of the way to the solution (arXiv:2306.06101, algorithm 4).
 
     The estimate is one for all groups and is kept in each; groups may scale it by learning rates of their own.
-
-    Args:
-        params: Parameters or groups.
-        lr: Factor of the estimate: leave it at 1 and let a schedule change it.
-        betas: Of the momentum and of the squares.
-        beta3: Of the estimate's sums; None takes sqrt(beta2).
-        eps: Added, times d, to the root of the squares.
-        weight_decay: Decoupled.
-        use_bias_correction: Adam's bias corrections.
-        safeguard_warmup: Leave the learning rate out of the estimate's denominator, for long warm-ups.
-        d0: First estimate.
-        d_coef: Factor of later ones.
-        growth_rate: Most that the estimate grows by in a step.
-        **options: See `foveal.optim.Options`.
     """
 
-    branches_on_step: ClassVar[bool] = True
+    lr: float = 1.0  # factor of the estimate: leave it at 1 and let a schedule change it
+    betas: tuple[float, float] = (0.9, 0.999)  # of the momentum and of the squares
+    beta3: float | None = None  # of the estimate's sums; None takes sqrt(beta2)
+    eps: float = 1e-8  # added, times d, to the root of the squares
+    weight_decay: float = 0.0
+    use_bias_correction: bool = False  # Adam's bias corrections
+    safeguard_warmup: bool = False  # leave the learning rate out of the estimate's denominator, for long warm-ups
+    d0: float = 1e-6  # first estimate
+    d_coef: float = 1.0  # factor of later ones
+    growth_rate: float = float('inf')  # most that the estimate grows by in a step
+    zeros = ('exp_avg', 'exp_avg_sq', 's')
+    aside = ('s', 'p0')
+    decay = 'own'
+    branches_on_step = True
 
-    def __init__(
-        self,
-        params: Any,
-        lr: float = 1.0,
-        betas: tuple[float, float] = (0.9, 0.999),
-        beta3: float | None = None,
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        use_bias_correction: bool = False,
-        safeguard_warmup: bool = False,
-        d0: float = 1e-6,
-        d_coef: float = 1.0,
-        growth_rate: float = float('inf'),
-        **options: Unpack[Options],
-    ) -> None:
-        beta3 = betas[1] ** 0.5 if beta3 is None else beta3
-        defaults: dict[str, Any] = dict(lr=lr, betas=betas, beta3=beta3, eps=eps, weight_decay=weight_decay)
-        defaults |= dict(use_bias_correction=use_bias_correction, safeguard_warmup=safeguard_warmup, d0=d0)
-        defaults |= dict(d_coef=d_coef, growth_rate=growth_rate, d=d0, d_before=d0, d_max=d0, d_numerator=0.0)
-        super().__init__(params, defaults, options)
-
-    def decays(self, group: dict[str, Any]) -> str:
-        return 'own'
+    def complete(self, values: dict[str, Any]) -> None:
+        d = values['d0']
+        values |= dict(d=d, d_before=d, d_max=d, d_numerator=0.0)
+        if values['beta3'] is None:
+            values['beta3'] = values['betas'][1] ** 0.5
 
     def init(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        state = {name: torch.zeros_like(p) for name in ('exp_avg', 'exp_avg_sq', 's')}
-        return {**state, 'p0': p.clone()}
+        return {**super().init(p, group), 'p0': p.clone()}
 
     def begin(self) -> None:
         """The new estimate, from how far the parameters have gone along their gradients."""
@@ -96,25 +76,15 @@ class Prodigy(Optimizer):
         return (1 - beta2**step) ** 0.5 / (1 - beta1**step) if group['use_bias_correction'] else 1.0
 
     def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
-        return {'rate': group['d_before'] * group['lr'] * self.correction(group, step)}
+        rate = group['d_before'] * group['lr'] * self.correction(group, step)
+        return {'rate': rate, 'd': group['d'], 'd_before': group['d_before']}
 
     @staticmethod
-    def update(
-        p: Tensor,
-        g: Tensor,
-        exp_avg: Tensor,
-        exp_avg_sq: Tensor,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        d: float,
-        d_before: float,
-        rate: float,
-    ) -> Tensor:
-        exp_avg.mul_(beta1).add_((1 - beta1) * d_before * g)
-        exp_avg_sq.mul_(beta2).add_((1 - beta2) * (d_before * g).square())
-        return rate * exp_avg / (exp_avg_sq.sqrt() + d * eps)
+    def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
+        s.exp_avg.mul_(h.beta1).add_((1 - h.beta1) * h.d_before * g)
+        s.exp_avg_sq.mul_(h.beta2).add_((1 - h.beta2) * (h.d_before * g).square())
+        return h.rate * s.exp_avg / (s.exp_avg_sq.sqrt() + h.d * h.eps)
 
     @staticmethod
-    def finish(p: Tensor, d: Tensor, rate: float, decay: float) -> Tensor:
-        return d + rate * decay * p
+    def finish(p: Tensor, d: Tensor, h: Any) -> Tensor:
+        return d + h.rate * h.decay * p

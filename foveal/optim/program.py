@@ -1,11 +1,12 @@
 """An algorithm's update of one tensor as a function over stored tensors: precision, decay, caution, compilation."""
 
+import contextlib
 import importlib.util
-import inspect
 import os
 import shutil
 import types
 import warnings
+from collections import namedtuple
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Literal, NamedTuple
@@ -13,40 +14,33 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from foveal.optim.kernel import kernel
+
 Advance = Callable[[Tensor, Tensor, Sequence[Tensor], Any], None]
 
 
 class Traits(NamedTuple):
     """How tensors are handed to `update`.
 
-    Attributes:
-        sees: 'elements', 'rows' or 'tensors'; see `foveal.optim.engine`.
-        compile: Whether compilation pays (not for matrix products and Python over the tensors).
-        stack: Tensors of at most so many elements are joined or stacked; None takes the device's.
+    `sees` is what `p` holds. 'elements': a run of numbers in one dimension, many tensors joined, for purely elementwise
+    formulas, whose states have the parameter's shape. 'rows', (k, n): k tensors of n elements, for reductions over
+    whole tensors; `norm(x)` and `mean(x)` reduce each. 'tensors', (k, *shape): k tensors of one shape, for formulas
+    with structure. In the latter two a state of another shape comes as (k, *its shape), or (k, 1, ...) if it has none.
     """
 
     sees: Literal['elements', 'rows', 'tensors'] = 'elements'
-    compile: bool = True
-    stack: int | None = None
+    compile: bool = True  # whether that pays (not for matrix products and Python over the tensors)
+    stack: int | None = None  # tensors of at most so many elements are joined or stacked; None takes the device's
 
 
 class Formula(NamedTuple):
-    """What decides the code of a step, as a key: equal formulas share a compiled kernel.
+    """What decides the code of a step, as a key: equal formulas share a compiled kernel."""
 
-    Attributes:
-        algorithm: The class whose `update` and `finish` are run.
-        states: Names of the state tensors, in order.
-        floats: Names of the numbers that come with each step, in order.
-        constants: Names and values of what is compiled in.
-        decay: 'coupled', 'decoupled' or 'own'.
-        caution, maximize, stochastic: The engine's options.
-    """
-
-    algorithm: type
-    states: tuple[str, ...]
-    floats: tuple[str, ...]
-    constants: tuple[tuple[str, Any], ...]
-    decay: str
+    algorithm: type  # whose `update` and `finish` are run
+    states: tuple[str, ...]  # names, in order
+    floats: tuple[str, ...]  # names of the numbers that come with each step, in order
+    constants: tuple[tuple[str, Any], ...]  # names and values of what is compiled in
+    decay: str  # 'coupled', 'decoupled', or another where the update does it
     caution: bool
     maximize: bool
     stochastic: bool
@@ -60,6 +54,11 @@ def mean(x: Tensor) -> Tensor:
 def norm(x: Tensor) -> Tensor:
     """Euclidean norm of each tensor of a stack (k, ...), as (k, 1, ...)."""
     return x.square().sum(tuple(range(1, x.ndim)), keepdim=True).sqrt() if x.ndim > 1 else x.abs()
+
+
+def largest(x: Tensor, before: Tensor | None) -> Tensor:
+    """The larger of a tensor and what was the largest so far, kept there; where that is not kept, the tensor itself."""
+    return x if before is None else before.copy_(torch.maximum(before, x))
 
 
 def cautious(d: Tensor, g: Tensor) -> Tensor:
@@ -76,37 +75,15 @@ def round_randomly(x: Tensor) -> Tensor:
 
 
 @cache
-def wanted(algorithm: Any, name: str) -> dict[str, Any]:
-    """Arguments by name of an algorithm's `update` or `finish`, with their defaults."""
-    parameters = list(inspect.signature(getattr(algorithm, name)).parameters.values())
-    return {p.name: p.default for p in parameters[2:]}
-
-
-@cache
 def program(formula: Formula) -> Advance:
     """The step of a formula: `advance(p, g, states, floats)` changes p and the states in place."""
-    algorithm, states, floats = formula.algorithm, formula.states, formula.floats
-    constants, rate = dict(formula.constants), floats.index('decay')
-    update, finish = algorithm.update, algorithm.finish  # type: ignore[attr-defined]
-
-    def sources(name: str) -> list[tuple[str, Any, Any]]:
-        rows: list[tuple[str, Any, Any]] = []
-        for argument, default in wanted(algorithm, name).items():
-            if argument in states:
-                rows.append((argument, 'state', states.index(argument)))
-            elif argument in floats:
-                rows.append((argument, 'float', floats.index(argument)))
-            elif argument in constants:
-                rows.append((argument, 'constant', constants[argument]))
-            elif default is inspect.Parameter.empty:
-                raise TypeError(f'{algorithm.__name__}.{name} wants {argument!r}: no state, option or scalar has it')
-        return rows
-
-    for_update, for_finish = sources('update'), sources('finish')
-
-    def pick(rows: list[tuple[str, Any, Any]], tensors: list[Tensor], numbers: Any) -> dict[str, Any]:
-        kept = {'state': tensors, 'float': numbers}
-        return {name: at if source == 'constant' else kept[source][at] for name, source, at in rows}
+    algorithm: Any = formula.algorithm
+    update, finish = algorithm.update, algorithm.finish
+    absent = [name for name in algorithm.zeros_if.values() if name not in formula.states]
+    make: Any = namedtuple  # of names that mypy cannot know
+    State = make('State', [*formula.states, *absent], defaults=[None] * len(absent))
+    Hyper = make('Hyper', [*formula.floats, *(name for name, _ in formula.constants)])
+    constants, rate = [value for _, value in formula.constants], formula.floats.index('decay')
 
     def advance(p: Tensor, g: Tensor, stored: Sequence[Tensor], numbers: Any) -> None:
         work = torch.promote_types(p.dtype, torch.float32)
@@ -122,10 +99,11 @@ def program(formula: Formula) -> Advance:
                 g = g + decay * x
             elif formula.decay == 'decoupled':
                 x.mul_(1 - decay)
-        d = update(x, g, **pick(for_update, tensors, numbers))
+        s, h = State(*tensors), Hyper(*numbers, *constants)
+        d = update(x, g, s, h)
         if formula.caution:
             d = cautious(d, g)
-        x.sub_(finish(x, d, **pick(for_finish, tensors, numbers)))
+        x.sub_(finish(x, d, h))
         if p.dtype != work:
             p.copy_(round_randomly(x) if formula.stochastic and p.dtype == torch.bfloat16 else x)
         for t, changed in zip(stored, tensors, strict=True):
@@ -137,13 +115,12 @@ def program(formula: Formula) -> Advance:
 
 @cache
 def compiled(formula: Formula, plain: bool, variant: tuple[Any, ...]) -> Advance:  # noqa: ARG001
-    """`program` in kernels; one a variant (dtypes, rank), so that none meets dynamo's limit of versions.
+    """`program` in kernels, compiled over the first tensors that it gets.
 
     Args:
         formula: What to compile.
-        plain: Whether one kernel serves all tensors of the variant: dynamo's guards, which take as long as the rest
-            of a call, are left out then.
-        variant: What tensors differ in that share no kernel.
+        plain: Whether one kernel serves all tensors of the variant.
+        variant: What tensors differ in that share no kernel (dtypes, rank); none meets dynamo's limit of versions.
     """
     advance = program(formula)
     assert isinstance(advance, types.FunctionType)
@@ -151,12 +128,14 @@ def compiled(formula: Formula, plain: bool, variant: tuple[Any, ...]) -> Advance
     code = advance.__code__.replace(co_name=f'{formula.algorithm.__name__}_{len(_names)}')
     _names.append(code.co_name)
     copy = types.FunctionType(code, advance.__globals__, code.co_name, advance.__defaults__, advance.__closure__)
-    unguarded = getattr(torch.compiler, 'skip_all_guards_unsafe', None) if plain else None  # torch 2.8 and later
-    options = {'guard_filter_fn': unguarded} if unguarded else {}
-    fast = torch.compile(copy, dynamic=True, fullgraph=True, options=options)
+    fast: Advance | None = None
 
     def run(p: Tensor, g: Tensor, stored: Sequence[Tensor], numbers: Any) -> None:
         nonlocal fast
+        if fast is None and plain:
+            with contextlib.suppress(Exception):  # whatever it is, the slower way meets it too, or manages
+                fast = kernel(advance, p, g, stored, numbers)
+        fast = fast or torch.compile(copy, dynamic=True, fullgraph=True)
         try:
             fast(p, g, stored, numbers)
         except torch._dynamo.exc.BackendCompilerFailed as error:  # before anything ran

@@ -16,32 +16,21 @@ if TYPE_CHECKING:
     from torch import nn
 
 LOOKAHEAD = 'lookahead_'
-_registered: dict[str, tuple[type, Entry]] = {}
 
 
 @dataclass(frozen=True)
 class OptimInfo:
-    """What a name stands for.
-
-    Attributes:
-        name: As in `list_optimizers`.
-        opt_class: The class, or `module:Class` where its package is not installed.
-        description: One line.
-        has_eps, has_momentum, has_betas: Whether the class takes these.
-        num_betas: How many betas.
-        second_order: Whether it needs `loss.backward(create_graph=True)`.
-        defaults: Options that the name stands for.
-    """
+    """What a name stands for."""
 
     name: str
-    opt_class: type | str
+    opt_class: type | str  # `module:Class` where its package is not installed
     description: str
     has_eps: bool
     has_momentum: bool
     has_betas: bool
     num_betas: int
-    second_order: bool
-    defaults: dict[str, Any]
+    second_order: bool  # needs `loss.backward(create_graph=True)`
+    defaults: dict[str, Any]  # options that the name stands for
 
 
 def register_optimizer(name: str, cls: type, description: str = '', **defaults: Any) -> None:
@@ -52,66 +41,44 @@ def register_optimizer(name: str, cls: type, description: str = '', **defaults: 
         cls: A `torch.optim.Optimizer`.
         description: One line.
         **defaults: Options that the name stands for.
-
-    Raises:
-        ValueError: The name is taken.
     """
-    if name in TABLE or name in _registered or name.startswith(LOOKAHEAD):
+    if name in TABLE or name.startswith(LOOKAHEAD):
         raise ValueError(f'optimizer name {name!r} is taken')
-    _registered[name] = cls, Entry('', description, defaults)
+    TABLE[name] = Entry(cls, description, defaults)
 
 
 def list_optimizers(
-    filter: str | Collection[str] = '',
-    exclude_filters: str | Collection[str] | None = None,
-    with_description: bool = False,
+    filter: str | Collection[str] = '', exclude_filters: str | Collection[str] = (), with_description: bool = False
 ) -> list[Any]:
     """Names of the optimizers, sorted. `lookahead_<name>` exists for each besides.
 
     Args:
-        filter: Wildcard pattern or patterns.
+        filter: Wildcard pattern or patterns; empty for all.
         exclude_filters: Likewise, of names to leave out.
         with_description: Give (name, description) pairs.
-
-    Returns:
-        Names, or pairs.
     """
-    wanted = [filter] if isinstance(filter, str) else list(filter)
-    unwanted = [exclude_filters] if isinstance(exclude_filters, str) else list(exclude_filters or ())
-    entries = TABLE | {name: entry for name, (_, entry) in _registered.items()}
-    names = [
-        name
-        for name in sorted(entries)
-        if (not any(wanted) or any(fnmatchcase(name, pattern) for pattern in wanted))
-        and not any(fnmatchcase(name, pattern) for pattern in unwanted)
-    ]
-    return [(name, entries[name].description) for name in names] if with_description else names
+
+    def match(name: str, patterns: str | Collection[str]) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in ([patterns] if isinstance(patterns, str) else patterns))
+
+    names = [name for name in sorted(TABLE) if not filter or match(name, filter)]
+    names = [name for name in names if not match(name, exclude_filters)]
+    return [(name, TABLE[name].description) for name in names] if with_description else names
 
 
 def find(name: str) -> Entry:
-    """The entry of a name.
-
-    Raises:
-        ValueError: Unknown name.
-    """
-    if name in _registered:
-        return _registered[name][1]
+    """The entry of a name; a ValueError that lists near ones where there is none."""
     if name not in TABLE:
-        raise ValueError(f'opt {name!r} is unknown{near(name, [*TABLE, *_registered])}')
+        raise ValueError(f'opt {name!r} is unknown{near(name, TABLE)}')
     return TABLE[name]
 
 
 def load(name: str) -> type:
-    """The class of a name.
-
-    Raises:
-        ValueError: Unknown name.
-        ImportError: Its package is not installed.
-    """
-    entry = find(name)
-    if name in _registered:
-        return _registered[name][0]
-    module, _, cls = entry.target.partition(':')
+    """The class of a name; an ImportError that says what to install where its package is missing."""
+    target = find(name).target
+    if isinstance(target, type):
+        return target
+    module, _, cls = target.partition(':')
     try:
         return getattr(import_module(module if '.' in module else f'foveal.optim.{module}'), cls)
     except ModuleNotFoundError as error:
@@ -129,9 +96,6 @@ def get_optimizer_class(name: str, bind_defaults: bool = True) -> Callable[..., 
         name: As in `list_optimizers`.
         bind_defaults: Bind the options that the name stands for.
 
-    Returns:
-        The class, or a partial of it.
-
     Raises:
         ValueError: Unknown name.
         ImportError: Its package is not installed.
@@ -141,11 +105,7 @@ def get_optimizer_class(name: str, bind_defaults: bool = True) -> Callable[..., 
 
 
 def get_optimizer_info(name: str) -> OptimInfo:
-    """What a name stands for.
-
-    Raises:
-        ValueError: Unknown name.
-    """
+    """What a name stands for."""
     entry = find(name)
     cls: type | str = entry.target
     takes: dict[str, Any] = dict.fromkeys(entry.takes)
@@ -153,16 +113,10 @@ def get_optimizer_info(name: str) -> OptimInfo:
         cls = load(name)
         takes = {key: p.default for key, p in inspect.signature(cls).parameters.items()}
     betas = 3 if 'ademamix' in name else len(takes.get('betas') or (0, 0))
+    flags = {f'has_{option}': option in takes for option in ('eps', 'momentum', 'betas')}
+    second_order = getattr(cls, 'second_order', False)
     return OptimInfo(
-        name=name,
-        opt_class=cls,
-        description=entry.description,
-        has_eps='eps' in takes,
-        has_momentum='momentum' in takes,
-        has_betas='betas' in takes,
-        num_betas=betas if isinstance(takes.get('betas', ()), tuple | None) else 2,
-        second_order=getattr(cls, 'second_order', False),
-        defaults=dict(entry.defaults),
+        name, cls, entry.description, num_betas=betas, second_order=second_order, defaults={**entry.defaults}, **flags
     )
 
 
@@ -214,7 +168,8 @@ def create_optimizer(
 
     base = opt.removeprefix(LOOKAHEAD)
     cls, entry = load(base), find(base)
-    legal = arguments(cls) | set(entry.takes)
+    signature = inspect.signature(cls).parameters
+    legal = {*signature, *entry.takes} - {'params'}
     for name in sorted(options):
         if name not in legal and name in ('eps', 'betas'):
             del options[name]
@@ -222,27 +177,26 @@ def create_optimizer(
             raise TypeError(f'opt {opt!r} has no option {name!r}{near(name, legal)}')
     given = {'lr': lr, 'momentum': momentum, 'foreach': foreach}
     options |= {name: value for name, value in given.items() if value is not None and name in legal | {'lr'}}
-    if momentum is None and 'None' in str(getattr(inspect.signature(cls).parameters.get('momentum'), 'annotation', '')):
+    if momentum is None and 'None' in str(getattr(signature.get('momentum'), 'annotation', '')):
         options['momentum'] = None
     options = entry.defaults | {'weight_decay': weight_decay} | options
-    if isinstance(model_or_params, nn.Module):
-        if param_group_fn is not None:
-            params: Any = param_group_fn(model_or_params)
-        else:
-            rate = lr if lr is not None else inspect.signature(cls).parameters['lr'].default
-            params = param_groups(
-                model_or_params,
-                weight_decay,
-                lr=rate if layer_decay is not None else None,
-                layer_decay=layer_decay,
-                min_scale=layer_decay_min_scale,
-                no_opt_scale=layer_decay_no_opt_scale,
-                fallback_list=fallback_list,
-                fallback_no_weight_decay=fallback_no_weight_decay,
-                filter_bias_and_bn=filter_bias_and_bn,
-            )
+    if not isinstance(model_or_params, nn.Module):
+        params: Any = [listed(entry) for entry in model_or_params]
+    elif param_group_fn is not None:
+        params = param_group_fn(model_or_params)
     else:
-        params = [listed(entry) for entry in model_or_params]
+        rate = signature['lr'].default if lr is None else lr
+        params = param_groups(
+            model_or_params,
+            weight_decay,
+            lr=rate,
+            layer_decay=layer_decay,
+            min_scale=layer_decay_min_scale,
+            no_opt_scale=layer_decay_no_opt_scale,
+            fallback_list=fallback_list,
+            fallback_no_weight_decay=fallback_no_weight_decay,
+            filter_bias_and_bn=filter_bias_and_bn,
+        )
     optimizer = cls(params, **options, **fused(cls, params, options))
     if base == opt:
         return optimizer
@@ -257,14 +211,6 @@ def listed(entry: Any) -> Any:
         return entry
     params = entry['params']
     return entry | {'params': [params] if hasattr(params, 'dtype') else list(params)}
-
-
-def arguments(cls: type) -> set[str]:
-    """Names of the options that a class takes."""
-    from foveal.optim.engine import OPTIONS, Optimizer
-
-    own = {name for name, p in inspect.signature(cls).parameters.items() if p.kind != p.VAR_KEYWORD}
-    return (own | set(OPTIONS) if issubclass(cls, Optimizer) else own) - {'self', 'params'}
 
 
 def fused(cls: type, params: list[Any], options: dict[str, Any]) -> dict[str, bool]:

@@ -1,11 +1,12 @@
 """Schedule-Free AdamW and SGD: averaging in place of a learning rate schedule (arXiv:2405.15682)."""
 
-from typing import Any, ClassVar, Unpack
+from dataclasses import KW_ONLY
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from foveal.optim.engine import Optimizer, Options
+from foveal.optim.engine import Optimizer
 
 
 class ScheduleFree(Optimizer):
@@ -14,16 +15,15 @@ class ScheduleFree(Optimizer):
     Call `train()` before training steps and `eval()` before evaluating or saving the model; it begins in training.
     """
 
-    branches_on_step: ClassVar[bool] = True
+    _: KW_ONLY
+    warmup_steps: int = 0  # steps of linear warm-up
+    r: float = 0.0  # the weight of a step in the average grows with its number to this power
+    weight_lr_power: float = 2.0  # ... and with the largest learning rate so far to this one
+    decay = 'own'
+    branches_on_step = True
 
-    def __init__(self, params: Any, defaults: dict[str, Any], options: Options) -> None:
-        shared = dict(training=True, lr_max=0.0, weight_sum=0.0, updates=0, share=1.0, rate=0.0)
-        super().__init__(params, {**defaults, **shared}, options)
-
-    @staticmethod
-    def interpolation(group: dict[str, Any]) -> float:
-        """Where y is between z (0) and x (1)."""
-        return group['betas'][0]
+    def complete(self, values: dict[str, Any]) -> None:
+        values |= dict(training=True, lr_max=0.0, weight_sum=0.0, updates=0, share=1.0, rate=0.0)
 
     def eval(self) -> None:
         """Sets the parameters to the average x."""
@@ -36,7 +36,7 @@ class ScheduleFree(Optimizer):
     @torch.no_grad()
     def _move(self, training: bool) -> None:
         for group in self.param_groups:
-            beta = self.interpolation(group)
+            beta = group['betas'][0] if 'betas' in group else group['momentum']
             for p in group['params'] if group['training'] != training else ():
                 if 'z' in self.state.get(p, ()):
                     p.lerp_(self.state[p]['z'].to(p.dtype), 1 - beta if training else 1 - 1 / beta)
@@ -52,8 +52,8 @@ class ScheduleFree(Optimizer):
         group['weight_sum'] += weight
         group['share'] = weight / group['weight_sum'] if group['weight_sum'] else 0.0
 
-    def decays(self, group: dict[str, Any]) -> str:
-        return 'own'
+    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
+        return {'rate': group['rate'], 'share': group['share']}
 
 
 def advance(y: Tensor, z: Tensor, step: Tensor, share: float, beta: float) -> Tensor:
@@ -64,97 +64,33 @@ def advance(y: Tensor, z: Tensor, step: Tensor, share: float, beta: float) -> Te
 
 
 class AdamWScheduleFree(ScheduleFree):
-    """Schedule-Free AdamW (arXiv:2405.15682, algorithm 1).
+    """Schedule-Free AdamW (arXiv:2405.15682, algorithm 1)."""
 
-    Args:
-        params: Parameters or groups.
-        lr: Learning rate; one to ten times that of AdamW with a schedule.
-        betas: Of the interpolation between average and newest point, and of the squares.
-        eps: Added to the root of the squares.
-        weight_decay: Decoupled, at y.
-        warmup_steps: Steps of linear warm-up.
-        r: Weight of a step in the average grows with its number to this power.
-        weight_lr_power: ... and with the largest learning rate so far to this one.
-        **options: See `foveal.optim.Options`.
-    """
-
-    def __init__(
-        self,
-        params: Any,
-        lr: float = 2.5e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        warmup_steps: int = 0,
-        r: float = 0.0,
-        weight_lr_power: float = 2.0,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults: dict[str, Any] = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
-        defaults |= dict(warmup_steps=warmup_steps, r=r, weight_lr_power=weight_lr_power)
-        super().__init__(params, defaults, options)
+    lr: float = 2.5e-3  # learning rate; one to ten times that of AdamW with a schedule
+    betas: tuple[float, float] = (0.9, 0.999)  # of the interpolation of average and newest point, and of the squares
+    eps: float = 1e-8
+    weight_decay: float = 0.0  # decoupled, at y
 
     def init(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         return {'z': p.clone(), 'exp_avg_sq': torch.zeros_like(p)}
 
-    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
-        return {'correction': 1 - group['betas'][1] ** step}
-
     @staticmethod
-    def update(
-        p: Tensor,
-        g: Tensor,
-        z: Tensor,
-        exp_avg_sq: Tensor,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        decay: float,
-        rate: float,
-        share: float,
-        correction: float,
-    ) -> Tensor:
-        exp_avg_sq.lerp_(g.square(), 1 - beta2)
-        step = rate * (g / ((exp_avg_sq / correction).sqrt() + eps) + decay * p)
-        return advance(p, z, step, share, beta1)
+    def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
+        s.exp_avg_sq.lerp_(g.square(), 1 - h.beta2)
+        step = h.rate * (g / ((s.exp_avg_sq / h.correction2).sqrt() + h.eps) + h.decay * p)
+        return advance(p, s.z, step, h.share, h.beta1)
 
 
 class SGDScheduleFree(ScheduleFree):
-    """Schedule-Free SGD (arXiv:2405.15682, section 3).
+    """Schedule-Free SGD (arXiv:2405.15682, section 3)."""
 
-    Args:
-        params: Parameters or groups.
-        lr: Learning rate; ten to fifty times that of SGD with a schedule.
-        momentum: Of the interpolation between average and newest point, in (0, 1).
-        weight_decay: At y.
-        warmup_steps: Steps of linear warm-up.
-        r: Weight of a step in the average grows with its number to this power.
-        weight_lr_power: ... and with the largest learning rate so far to this one.
-        **options: See `foveal.optim.Options`.
-    """
-
-    def __init__(
-        self,
-        params: Any,
-        lr: float = 1.0,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        warmup_steps: int = 0,
-        r: float = 0.0,
-        weight_lr_power: float = 2.0,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults: dict[str, Any] = dict(lr=lr, momentum=momentum, weight_decay=weight_decay)
-        defaults |= dict(warmup_steps=warmup_steps, r=r, weight_lr_power=weight_lr_power)
-        super().__init__(params, defaults, options)
-
-    @staticmethod
-    def interpolation(group: dict[str, Any]) -> float:
-        return group['momentum']
+    lr: float = 1.0  # learning rate; ten to fifty times that of SGD with a schedule
+    momentum: float = 0.9  # of the interpolation between average and newest point, in (0, 1)
+    weight_decay: float = 0.0  # at y
 
     def init(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         return {'z': p.clone()}
 
     @staticmethod
-    def update(p: Tensor, g: Tensor, z: Tensor, momentum: float, decay: float, rate: float, share: float) -> Tensor:
-        return advance(p, z, rate * (g + decay * p), share, momentum)
+    def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
+        return advance(p, s.z, h.rate * (g + h.decay * p), h.share, h.momentum)

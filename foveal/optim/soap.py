@@ -1,63 +1,42 @@
 """SOAP: Adam in the eigenbasis of Shampoo's factors (arXiv:2409.11321)."""
 
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from foveal.optim.engine import Optimizer, Options, Traits
+from foveal.optim.adam import Moments
+from foveal.optim.engine import Traits
+
+DIMS = range(5)
 
 
 def rotate(x: Tensor, bases: list[Tensor | None], back: bool = False) -> Tensor:
-    """A tensor in the bases of its dimensions (columns are their vectors), or back from them."""
-    for dim, q in enumerate(bases):
+    """Tensors (k, ...) in the bases of their dimensions (columns are vectors; None leaves one), or back from them."""
+    for dim, q in enumerate(bases, 1):
         if q is not None:
             x = (x.movedim(dim, -1) @ (q.mT if back else q)).movedim(-1, dim)
     return x
 
 
-class SOAP(Optimizer):
-    """SOAP (arXiv:2409.11321, algorithm 3): vectors get Adam's step, matrices and kernels Adam's in a rotated basis.
+class SOAP(Moments):
+    """SOAP (arXiv:2409.11321, algorithm 3): vectors get Adam's step, matrices and kernels Adam's in a rotated basis."""
 
-    Args:
-        params: Parameters or groups.
-        lr: Learning rate.
-        betas: Of the momentum and of the squares.
-        shampoo_beta: Of the factors; None takes the second beta.
-        eps: Added to the root of the squares.
-        weight_decay: Decoupled.
-        precondition_frequency: Steps from one improvement of the bases to the next.
-        max_precond_dim: Longer dimensions are not rotated.
-        **options: See `foveal.optim.Options`.
-    """
-
-    branches_on_step: ClassVar[bool] = True
+    lr: float = 3e-3
+    betas: tuple[float, float] = (0.95, 0.95)  # of the momentum and of the squares
+    shampoo_beta: float | None = None  # of the factors; None takes the second beta
+    weight_decay: float = 0.01
+    precondition_frequency: int = 10  # steps from one improvement of the bases to the next
+    max_precond_dim: int = 10000  # longer dimensions are not rotated
+    aside = tuple(f'factor{dim}' for dim in DIMS)
+    branches_on_step = True
     traits: ClassVar[dict[str, Traits]] = {'': Traits('tensors', compile=False, stack=0), 'vector': Traits()}
-
-    def __init__(
-        self,
-        params: Any,
-        lr: float = 3e-3,
-        betas: tuple[float, float] = (0.95, 0.95),
-        shampoo_beta: float | None = None,
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
-        precondition_frequency: int = 10,
-        max_precond_dim: int = 10000,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults: dict[str, Any] = dict(lr=lr, betas=betas, shampoo_beta=shampoo_beta, eps=eps)
-        defaults |= dict(weight_decay=weight_decay, precondition_frequency=precondition_frequency)
-        super().__init__(params, {**defaults, 'max_precond_dim': max_precond_dim}, options)
 
     def kind(self, p: Tensor, group: dict[str, Any]) -> str:
         return '' if p.ndim > 1 else 'vector'
 
-    def decays(self, group: dict[str, Any]) -> str:
-        return 'decoupled'
-
     def init(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        state = {'exp_avg': torch.zeros_like(p), 'exp_avg_sq': torch.zeros_like(p)}
+        state = super().init(p, group)
         for dim, n in enumerate(p.shape if p.ndim > 1 else ()):
             if 1 < n <= group['max_precond_dim']:
                 state |= {f'{name}{dim}': p.new_zeros(n, n) for name in ('factor', 'basis')}
@@ -84,33 +63,12 @@ class SOAP(Optimizer):
                     basis.copy_(torch.linalg.qr((factor @ basis).to(work))[0])  # a step of the power iteration
                 factor.lerp_(rows @ rows.mT, 1 - beta)
 
-    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
-        return {f'correction{i}': 1 - beta**step for i, beta in enumerate(group['betas'], 1)}
-
     @staticmethod
-    def update(
-        p: Tensor,
-        g: Tensor,
-        exp_avg: Tensor,
-        exp_avg_sq: Tensor,
-        lr: float,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        correction1: float,
-        correction2: float,
-        kind: str,
-        basis0: Tensor | None = None,
-        basis1: Tensor | None = None,
-        basis2: Tensor | None = None,
-        basis3: Tensor | None = None,
-        basis4: Tensor | None = None,
-    ) -> Tensor:
-        exp_avg.lerp_(g, 1 - beta1)
-        m, bases = exp_avg, [None, basis0, basis1, basis2, basis3, basis4][: g.ndim]
-        bases = [b if b is None else b[0].to(g.dtype) for b in bases]
-        if kind == '':
-            g, m = rotate(g, bases), rotate(m, bases)
-        exp_avg_sq.lerp_(g.square(), 1 - beta2)
-        d = lr * (m / correction1) / ((exp_avg_sq / correction2).sqrt() + eps)
-        return rotate(d, bases, back=True) if kind == '' else d
+    def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
+        s.exp_avg.lerp_(g, 1 - h.beta1)
+        named = {} if h.kind else s._asdict()
+        bases = [named[f'basis{dim}'][0].to(g.dtype) if f'basis{dim}' in named else None for dim in DIMS]
+        m = rotate(s.exp_avg, bases)
+        s.exp_avg_sq.lerp_(rotate(g, bases).square(), 1 - h.beta2)
+        d = h.lr * (m / h.correction1) / ((s.exp_avg_sq / h.correction2).sqrt() + h.eps)
+        return rotate(d, bases, back=True)
