@@ -642,6 +642,21 @@ def test_loader_refuses_what_cannot_work(folder: Path, options: dict, said: str)
         make(folder, **options)
 
 
+@pytest.mark.parametrize('name', ['pin_memory', 'fp16', 'collate_fn', 'tf_preprocessing'])
+def test_options_without_a_counterpart_say_what_takes_their_place(folder: Path, name: str) -> None:
+    with pytest.raises(TypeError, match=f'no option {name!r}: '):
+        make(folder, **{name: True})
+    with pytest.raises(TypeError, match=f'no option {name!r}: '):
+        create_transform(8, **{name: True})
+
+
+def test_a_samples_generator_is_numpys_philox_of_its_address() -> None:
+    for seed, epoch, index, repeat in ((0, 0, 0, 0), (3, 5, 7, 1), (2**70 + 3, 9, 2**40 + 5, 2)):
+        own = np.random.Philox(key=seed % 2**64 | epoch << 64, counter=index << 192 | repeat << 128)
+        expected = np.random.Generator(own).integers(1 << 62, size=9)
+        np.testing.assert_array_equal(sample_rng(seed, epoch, index, repeat).integers(1 << 62, size=9), expected)
+
+
 def test_repeats_have_random_numbers_of_their_own() -> None:
     first = {sample_rng(1, e, i, r).random() for e in range(4) for i in range(4) for r in range(4)}
     assert len(first) == 64

@@ -150,6 +150,31 @@ def test_moves_equal_their_formula_in_float64(move: str, interpolation: str) -> 
         assert np.abs(got - expected)[inside].max() <= 0.51
 
 
+@pytest.mark.parametrize('interpolation', ['nearest', 'bilinear', 'bicubic'])
+@pytest.mark.parametrize('pixels', [33.4, -20.75, 7, 1000.5])
+def test_translations_equal_opencvs_whole_warp(pixels: float, interpolation: str) -> None:
+    """To one level, of rounding, at the border too, which both blend into the fill."""
+    settings = Settings(FILL, interpolation)
+    for image in (photo('coffee'), photo('coffee')[:, :, :1]):
+        for axis, move in enumerate((ops.translate_y, ops.translate_x)):
+            matrix = np.eye(2, 3)
+            matrix[1 - axis, 2] = pixels
+            got = move(image, pixels, settings, RNG)
+            expected = ops.affine(image, matrix, settings, RNG)
+            assert got.shape == image.shape
+            assert got.flags.c_contiguous
+            np.testing.assert_allclose(got.astype(int), expected.astype(int), atol=1)
+
+
+def test_deep_images_of_many_channels_are_translated_as_ordinary_ones_are() -> None:
+    """To half a level of the ordinary ones, of their rounding."""
+    shallow = photo('coffee')
+    deep = np.concatenate([shallow] * 2, axis=2).astype(np.uint16) * 200
+    expected = 200 * ops.translate_x(shallow, 33.4, Settings((10,), 'bilinear'), RNG).astype(int)
+    got = ops.translate_x(deep, 33.4, Settings((2000,), 'bilinear'), RNG)
+    np.testing.assert_allclose(got, np.concatenate([expected] * 2, axis=2), atol=101)
+
+
 @pytest.mark.parametrize('move', MOVES)
 def test_moves_equal_pillows(move: str) -> None:
     """To a level, but for 0.5% of the values: at the border ours blends into the fill, Pillow's edge is hard."""

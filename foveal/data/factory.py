@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from foveal.data.absent import refuse_absent
 from foveal.data.bad import BadSamples
 from foveal.data.dataset import ImageDataset
 from foveal.data.loader import Loader
@@ -96,7 +97,9 @@ def create_loader(
 
     Raises:
         ValueError: A value outside its range, or a training set smaller than one batch over all ranks.
+        TypeError: An unknown option, or one of `ABSENT`; the message says what to do instead.
     """
+    refuse_absent('create_loader', augment)
     if num_workers < 0:
         raise ValueError(f'num_workers must be at least 0, got {num_workers}')
     if distributed and dist.is_initialized():

@@ -214,7 +214,7 @@ class Loader:
         return images.permute(0, 3, 1, 2) if self.channels_last else images
 
     def normalize_host(self, images: torch.Tensor) -> torch.Tensor:
-        """`normalize_batch` in place, image by image while it is in the cache, in a buffer that is used again."""
+        """`normalize_batch` image by image, while it is in the cache, into a buffer that is used again."""
         if images.dtype != torch.uint8:
             layout = torch.channels_last if self.channels_last else torch.contiguous_format
             return normalize_batch(images, self.preprocess).contiguous(memory_format=layout)
@@ -227,7 +227,7 @@ class Loader:
             rows, mean, std = images, mean[:, None, None], std[:, None, None]
         out = self.recycled.take(tuple(rows.shape))
         for source, target in zip(rows, out, strict=True):
-            target.copy_(source).sub_(mean).div_(std)
+            torch.div(source.float().sub_(mean), std, out=target)
         return out.view(batch, height, width, channels).permute(0, 3, 1, 2) if self.channels_last else out
 
     def finished(self, images: torch.Tensor, raw: RawBatch) -> Batch:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from foveal.data.resize import by_fours, crop_or_pad
+
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, of Pillow's mode L
 LEVELS = np.arange(256)
 WARPS = {'nearest': cv2.INTER_NEAREST, 'bilinear': cv2.INTER_LINEAR, 'bicubic': cv2.INTER_CUBIC}
@@ -47,14 +49,21 @@ def colours(image: np.ndarray, name: str) -> None:
 
 
 def table(image: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Replaces every pixel by what `levels` (256,) or (256, channels) says."""
-    levels = np.clip(levels, 0, 255).astype(np.uint8)
-    return cv2.LUT(image, levels.reshape(256, 1, -1)).reshape(image.shape)
+    """Replaces every pixel by what `levels` (256,) says."""
+    return cv2.LUT(image, np.clip(levels, 0, 255).astype(np.uint8)).reshape(image.shape)
 
 
 def scale(image: np.ndarray, factor: float, add: float = 0.0) -> np.ndarray:
     """Each value times `factor` and plus `add`."""
     return cv2.addWeighted(image, factor, image, 0, add).reshape(image.shape)
+
+
+def pick_warp(settings: Settings, rng: Generator) -> int:
+    """OpenCV's constant for the interpolation of this use."""
+    name = settings.interpolation
+    if name == 'random':
+        name = ('bilinear', 'bicubic')[rng.random() < 0.5]
+    return WARPS.get(name, cv2.INTER_CUBIC)
 
 
 def affine(image: np.ndarray, matrix: np.ndarray, settings: Settings, rng: Generator) -> np.ndarray:
@@ -66,27 +75,49 @@ def affine(image: np.ndarray, matrix: np.ndarray, settings: Settings, rng: Gener
         settings: Interpolation and fill.
         rng: Picks the interpolation where it is random.
     """
-    name = settings.interpolation
-    if name == 'random':
-        name = ('bilinear', 'bicubic')[rng.random() < 0.5]
+    warp = pick_warp(settings, rng)
     matrix = np.array(matrix, np.float64)
     matrix[:, 2] += matrix[:, :2].sum(1) / 2 - 0.5
-    height, width, channels = image.shape
-    fill = settings.fill if len(settings.fill) == channels else settings.fill[:1] * channels
-    flags = cv2.WARP_INVERSE_MAP | WARPS.get(name, cv2.INTER_CUBIC)
-    # OpenCV fills at most four channels at a time
-    parts = [
-        cv2.warpAffine(
-            np.ascontiguousarray(image[:, :, i : i + 4]) if channels > 4 else image,
-            matrix,
-            (width, height),
-            flags=flags,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=fill[i : i + 4],
-        ).reshape(height, width, -1)
-        for i in range(0, channels, 4)
-    ]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
+
+    def warped(part: np.ndarray, fill: tuple[int, ...]) -> np.ndarray:
+        size, flags = part.shape[1::-1], warp | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(part, matrix, size, flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
+
+    if warp == cv2.INTER_LINEAR and image.shape[2] == 3 and image.dtype == np.uint8:
+        # the same values in half the time: OpenCV is quicker at four channels than at three
+        with_alpha = by_fours(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), (*settings.fill, 0)[:4], warped)
+        return cv2.cvtColor(with_alpha, cv2.COLOR_RGBA2RGB)
+    return by_fours(image, settings.fill, warped)
+
+
+def cubic_weights(share: float) -> list[float]:
+    """Weights of four pixels in a row for a place between the middle two (Keys 1981, a = -0.75, as OpenCV has it)."""
+    a, near, far = -0.75, (share, 1 - share), (1 + share, 2 - share)
+    outer = [a * (x**3 - 5 * x**2 + 8 * x - 4) for x in far]
+    inner = [(a + 2) * x**3 - (a + 3) * x**2 + 1 for x in near]
+    return [outer[0], *inner, outer[1]]
+
+
+def translate(image: np.ndarray, pixels: float, axis: int, settings: Settings, rng: Generator) -> np.ndarray:
+    """Moves up (axis 0) or left (axis 1).
+
+    A filter along one axis gives what `affine` would, bilinear in a quarter of the time and bicubic in a tenth.
+    """
+    warp, whole = pick_warp(settings, rng), math.floor(pixels)
+    share = pixels - whole
+    if warp == cv2.INTER_CUBIC:
+        weights = cubic_weights(share)
+    elif warp == cv2.INTER_LINEAR:
+        weights = [1 - share, share]
+    else:
+        whole, weights = math.floor(pixels + 0.5), [1.0]
+    height, width, _ = image.shape
+    first, more = whole - (len(weights) - 1) // 2, len(weights) - 1
+    window = (first, 0, (height + more, width)) if axis == 0 else (0, first, (height, width + more))
+    source = crop_or_pad(image, *window, settings.fill)
+    kernel = np.array(weights).reshape((-1, 1) if axis == 0 else (1, -1))
+    moved = cv2.filter2D(source, -1, kernel, anchor=(0, 0))[:height, :width]
+    return np.ascontiguousarray(moved).reshape(image.shape)
 
 
 def rotate(image: np.ndarray, degrees: float, settings: Settings, rng: Generator) -> np.ndarray:
@@ -110,12 +141,12 @@ def shear_y(image: np.ndarray, factor: float, settings: Settings, rng: Generator
 
 def translate_x(image: np.ndarray, pixels: float, settings: Settings, rng: Generator) -> np.ndarray:
     """Moves left."""
-    return affine(image, np.array([[1, 0, pixels], [0, 1, 0]]), settings, rng)
+    return translate(image, pixels, 1, settings, rng)
 
 
 def translate_y(image: np.ndarray, pixels: float, settings: Settings, rng: Generator) -> np.ndarray:
     """Moves up."""
-    return affine(image, np.array([[1, 0, 0], [0, 1, pixels]]), settings, rng)
+    return translate(image, pixels, 0, settings, rng)
 
 
 def translate_x_rel(image: np.ndarray, share: float, settings: Settings, rng: Generator) -> np.ndarray:
@@ -128,31 +159,38 @@ def translate_y_rel(image: np.ndarray, share: float, settings: Settings, rng: Ge
     return translate_y(image, share * image.shape[0], settings, rng)
 
 
-def histograms(image: np.ndarray) -> list[np.ndarray]:
-    """Pixels of each level, for each channel."""
-    return [cv2.calcHist([image], [i], None, [256], [0, 256]).ravel().astype(np.int64) for i in range(image.shape[2])]
+def each_channel(image: np.ndarray, levels: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Replaces the pixels of each channel (height, width) by the table (256,) that `levels` makes of it."""
+    planes = list(np.empty((image.shape[2], *image.shape[:2]), np.uint8))
+    cv2.split(image, planes)
+    return cv2.merge([table(plane, levels(plane)) for plane in planes]).reshape(image.shape)
+
+
+def stretching(plane: np.ndarray) -> np.ndarray:
+    """The table that stretches a channel to the full range."""
+    low, high = map(int, cv2.minMaxLoc(plane)[:2])
+    return LEVELS if low == high else (LEVELS - low) * 255 // (high - low)
+
+
+def flattening(plane: np.ndarray) -> np.ndarray:
+    """The table that flattens a channel's histogram."""
+    counts = cv2.calcHist([plane], [0], None, [256], [0, 256]).ravel().astype(np.int64)
+    # the last level that occurs is left out, so that it lands on 255 (as in AutoAugment, arXiv:1805.09501)
+    step = (counts.sum() - counts[np.flatnonzero(counts)[-1]]) // 255
+    below = np.cumsum(counts) - counts
+    return (below + step // 2) // step if step else LEVELS
 
 
 def auto_contrast(image: np.ndarray) -> np.ndarray:
     """Stretches each channel to the full range."""
     colours(image, 'AutoContrast')
-    columns = []
-    for counts in histograms(image):
-        low, high = np.flatnonzero(counts)[[0, -1]]
-        columns.append(LEVELS if low == high else (LEVELS - low) * 255 // (high - low))
-    return table(image, np.stack(columns, axis=1))
+    return each_channel(image, stretching)
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
     """Flattens the histogram of each channel."""
     colours(image, 'Equalize')
-    columns = []
-    for counts in histograms(image):
-        # the last level that occurs is left out, so that it lands on 255 (as in AutoAugment, arXiv:1805.09501)
-        step = (counts.sum() - counts[np.flatnonzero(counts)[-1]]) // 255
-        below = np.cumsum(counts) - counts
-        columns.append((below + step // 2) // step if step else LEVELS)
-    return table(image, np.stack(columns, axis=1))
+    return each_channel(image, flattening)
 
 
 def invert(image: np.ndarray) -> np.ndarray:
@@ -170,7 +208,8 @@ def posterize(image: np.ndarray, bits: float) -> np.ndarray:
 def solarize(image: np.ndarray, threshold: float) -> np.ndarray:
     """Inverts the pixels from the threshold up."""
     colours(image, 'Solarize')
-    return table(image, np.where(threshold > LEVELS, LEVELS, 255 - LEVELS))
+    # all bits of a pixel are turned over by 255, which is -1
+    return image ^ -(image >= threshold).view(np.uint8)
 
 
 def solarize_add(image: np.ndarray, add: float, threshold: int = 128) -> np.ndarray:

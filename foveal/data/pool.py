@@ -19,8 +19,8 @@ def gather(
 ) -> Iterator[tuple[Job, Result]]:
     """Runs `work(*shared, job)` for every job.
 
-    Processes are forked, so that what is shared is not copied. They leave Ctrl-C to the main process, where it ends
-    the iteration; jobs that have begun are finished.
+    Processes are forked where the system can, so that what is shared is not copied. They leave Ctrl-C to the main
+    process, where it ends the iteration; jobs that have begun are finished.
 
     Args:
         work: A function of a module.
@@ -35,7 +35,8 @@ def gather(
         for job in jobs:
             yield job, work(*shared, job)
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context('fork'), _start, shared)
+    way = 'fork' if 'fork' in multiprocessing.get_all_start_methods() else 'spawn'
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context(way), _start, shared)
     running: dict[Future[Result], Job] = {}
     try:
         for job in jobs:

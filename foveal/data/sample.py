@@ -1,8 +1,27 @@
 """The random numbers of one sample: an address, not a state."""
 
+from typing import Any
+
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 
 WORD = 1 << 64
+
+
+class Key(ISeedSequence):
+    """A key for Philox that is taken as it is.
+
+    `Philox(key=...)` asks the operating system for entropy first and hashes it, for nothing: 9 us instead of 3, and
+    among other work, when the caches are cold, 53 instead of 24.
+    """
+
+    def __init__(self, *words: int):
+        self.words = np.array(words, np.uint64)
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
+        """The two words that Philox asks for."""
+        del n_words, dtype
+        return self.words
 
 
 def sample_rng(seed: int, epoch: int, index: int, repeat: int = 0) -> np.random.Generator:
@@ -21,4 +40,6 @@ def sample_rng(seed: int, epoch: int, index: int, repeat: int = 0) -> np.random.
     Returns:
         A fresh generator.
     """
-    return np.random.Generator(np.random.Philox(key=seed % WORD | epoch << 64, counter=index << 192 | repeat << 128))
+    counter = np.array((0, 0, repeat, index), np.uint64)
+    # numpy's documentation takes any ISeedSequence, its types do not
+    return np.random.Generator(np.random.Philox(Key(seed % WORD, epoch), counter=counter))  # type: ignore[arg-type]

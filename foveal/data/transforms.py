@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from foveal.data.absent import refuse_absent
 from foveal.data.auto_augment import Policy, create_policy
 from foveal.data.color import ColorJitter, RandomBlur, RandomGray, jitter_strengths
 from foveal.data.crop import EvalCrop, KeepRatioCrop, PadCrop, RandomFlip, RandomResizedCrop
@@ -156,6 +157,7 @@ def create_transform(
     Raises:
         ValueError, TypeError: An option outside its range, or an unknown one.
     """
+    refuse_absent('create_transform', augment)
     known = [field.name for field in fields(Augment)]
     if unknown := [name for name in augment if name not in known]:
         raise TypeError(f'create_transform has no option {unknown[0]!r}{near(unknown[0], known)}')

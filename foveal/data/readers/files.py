@@ -1,5 +1,6 @@
 """Images in files of their own."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,8 +32,10 @@ class FileReader:
         return self.files[index]
 
     def read(self, index: int) -> bytes:
-        path = self.root / self.files[index]
+        path = os.path.join(self.root, self.files[index])
         try:
-            return path.read_bytes()
+            # without a buffer, which would be filled and copied
+            with open(path, 'rb', buffering=0) as file:
+                return file.read()
         except OSError as error:
             raise UnreadableImageError(f'cannot read image {path}: {error.strerror}') from error

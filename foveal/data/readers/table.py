@@ -1,6 +1,7 @@
 """Tables of paths and labels: CSV, TSV and Parquet."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ def open_table(
         # one rule for CSV, which only has text, and Parquet: whole numbers are names, in the order of their values
         values = [str(value) if isinstance(value, int) else value for value in (table[targets[0]][i] for i in rows)]
     labels = encoder.encode(values, lambda i: files[i])
+    if labels.task == 'numbers' and len(targets) == len(labels.classes):
+        labels = replace(labels, classes=targets)
     reader = FileReader(path.parent if root is None else root, files, labels.targets, labels.classes, labels.task)
     reader.origin = origin
     return reader
