@@ -7,7 +7,8 @@ One file a family; its name is the module that builds the family. A file says
   archs       name -> parameters, multiply-adds (where measured), feature levels as [channels, reduction(, how often)],
               and as `cfg` what all weights of the architecture have in common
   weights     `architecture.tag` -> what differs (null: not set); the first tag of an architecture is its default.
-              `norm` names mean and std; the hub id 'owner/' stands for 'owner/<architecture>.<tag>'
+              `norm` names mean and std; the hub id 'owner/' stands for 'owner/<architecture>.<tag>'; `imagenet` holds
+              the fields of `Result`
   deprecated  old name -> new name
 """
 
@@ -27,11 +28,37 @@ NORMALIZATIONS = {
     'clip': {'mean': [0.48145466, 0.4578275, 0.40821073], 'std': [0.26862954, 0.26130258, 0.27577711]},
     'none': {'mean': [0.0, 0.0, 0.0], 'std': [1.0, 1.0, 1.0]},
 }
+# Public tables of accuracies. A tag has a row of one where the table is of the same file, or where the authors released
+# no other weights of this name: EfficientNet by recipe (Google), HRNet (Microsoft), VGG and DenseNet (torchvision).
+TABLES = {
+    'torchvision': 'metadata of the weights in torchvision 0.29',
+    'mmpretrain': 'metafile.yml of the models that mmpretrain 1.2.0 converted',
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How often weights are right about the 50,000 validation images of ImageNet.
+
+    Attributes:
+        top1: percent of the images whose first guess is right.
+        top5: percent of those whose class is among the first five guesses.
+        size: height and width of the input that was measured, in pixels.
+        source: the one of `TABLES` that says so.
+    """
+
+    top1: float
+    top5: float
+    size: int
+    source: str
 
 
 @dataclass(slots=True)
 class Architecture:
-    """One architecture: what is known of it without building it. `weights` maps a tag to the fields of its cfg."""
+    """One architecture: what is known of it without building it.
+
+    `weights` maps a tag to the fields of its cfg; `results` has those tags whose accuracy a public table gives.
+    """
 
     name: str
     module: str
@@ -40,6 +67,7 @@ class Architecture:
     gmacs: float | None = None
     features: tuple[tuple[int, int], ...] = ()  # (channels, reduction) of every level
     weights: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    results: dict[str, Result] = field(default_factory=dict)
 
     def cfg(self, tag: str) -> PretrainedCfg:
         """The record of one tag; KeyError where there is none."""
@@ -91,5 +119,7 @@ def _read(found: Catalog, module: str, family: dict[str, Any]) -> None:
             values |= NORMALIZATIONS[norm]
         if origin := values.pop('origin', None):
             values |= family['origins'][origin]
+        if measured := values.pop('imagenet', None):
+            found.archs[name].results[tag] = Result(*measured)
         found.archs[name].weights[tag] = values
     found.deprecated[module] = family['deprecated']

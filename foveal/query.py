@@ -32,6 +32,14 @@ class Record:
     fixed_input_size: bool
     num_classes: int
     """0 for an encoder without a classifier"""
+    top1: float | None
+    """percent of ImageNet's validation images whose first guess is right; None where no public table says"""
+    top5: float | None
+    """percent of those whose class is among the first five guesses"""
+    measured_size: int | None
+    """height of the input that these two were measured at"""
+    measured_by: str | None
+    """the table that they are from, one of `foveal.catalog.TABLES`"""
     channels: tuple[int, ...]
     """channels of every feature level"""
     reduction: tuple[int, ...]
@@ -55,7 +63,7 @@ RELATIONS: dict[str, Callable[[float, float], bool]] = {
     '!=': lambda a, b: a != b,
 }
 NUMBER = r'[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?'
-TEXT_FIELDS = {'name', 'arch', 'tag', 'module', 'class_name', 'interpolation', 'license', 'paper'}
+TEXT_FIELDS = {'name', 'arch', 'tag', 'module', 'class_name', 'measured_by', 'interpolation', 'license', 'paper'}
 FLAG_FIELDS = {'fixed_input_size', 'pretrained'}
 
 
@@ -89,7 +97,7 @@ def search(filter: str | Iterable[str] = '', *, sort: str | Sequence[str] = 'nam
 
 def _record(arch: Architecture, name: str) -> Record:
     tag = split_model_name_tag(name)[1]
-    cfg = arch.weights[tag]
+    cfg, result = arch.weights[tag], arch.results.get(tag)
     papers = cfg.get('paper_ids') or cfg.get('paper_name')
     return Record(
         name=name,
@@ -103,6 +111,10 @@ def _record(arch: Architecture, name: str) -> Record:
         test_size=cfg.get('test_input_size', cfg['input_size'])[1],
         fixed_input_size=cfg.get('fixed_input_size', False),
         num_classes=cfg['num_classes'],
+        top1=result.top1 if result else None,
+        top5=result.top5 if result else None,
+        measured_size=result.size if result else None,
+        measured_by=result.source if result else None,
         channels=tuple(channels for channels, _ in arch.features),
         reduction=tuple(reduction for _, reduction in arch.features),
         interpolation=cfg['interpolation'],

@@ -1,5 +1,6 @@
 """Weights under their authors' names: published outputs, torchvision's models, real weights and photographs."""
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -94,6 +95,88 @@ def test_densenet_as_its_published_files_name_it(tmp_path: Path) -> None:
     torch.save(old, tmp_path / 'old.pth')
     loaded = foveal.create_model('densenet121', block_config=(1, 1, 1, 1), checkpoint_path=tmp_path / 'old.pth')
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
+def reference_file(arch: str) -> dict[str, torch.Tensor]:
+    """The weights whose outputs are known, under their authors' names."""
+    row = next(row for row in SOURCES if row['arch'] == arch)
+    return {name: weight(name, tuple(shape)) for name, shape in row['names']}
+
+
+def sparse(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
+    """A weight of ConvNeXt V2 as MinkowskiEngine holds it: a kernel's places are one axis, counted down the columns."""
+    part, _, leaf = name.rpartition('.')
+    if not re.match(r'stages\.|downsample_layers\.[123]\.', name):
+        return name, tensor
+    if leaf == 'weight' and tensor.dim() == 4:
+        height, width = tensor.shape[2:]
+        places = [tensor[:, :, place % height, place // height].T for place in range(height * width)]
+        kernel = torch.stack(places)  # (places, in, out)
+        return f'{part}.kernel', kernel[:, 0] if part.endswith('dwconv') else kernel
+    if part.endswith(('norm', 'pwconv1', 'pwconv2')) or (tensor.dim() == 1 and re.match(r'downsample.*\.0\.', name)):
+        return f'{part}.{"linear" if "pwconv" in part else "ln"}.{leaf}', tensor
+    return name, tensor.reshape(1, -1)  # of norms and biases of sparse layers
+
+
+@pytest.mark.parametrize('prefix', ['', 'encoder.'])
+def test_sparse_pre_training_gives_the_outputs_of_the_same_dense_weights(prefix: str, tmp_path: Path) -> None:
+    row = next(row for row in SOURCES if row['arch'] == 'convnextv2_atto')
+    weights = dict(sparse(*item) for item in reference_file('convnextv2_atto').items())
+    assert weights['stages.0.0.dwconv.kernel'].shape == (49, 40)
+    assert weights['downsample_layers.1.1.kernel'].shape == (4, 40, 80)
+    file = {f'{prefix}{name}': value for name, value in weights.items()}
+    file |= {'decoder.0.dwconv.weight': torch.zeros(3), 'proj.bias': torch.zeros(3), 'mask_token': torch.zeros(3)}
+    torch.save({'model': file}, tmp_path / 'weights.pth')
+    model = foveal.create_model('convnextv2_atto', checkpoint_path=tmp_path / 'weights.pth').eval()
+    with torch.inference_mode():
+        logits = model(image(model.preprocess.input_size))[0, :16]
+    torch.testing.assert_close(logits, torch.tensor(row['logits']), rtol=0, atol=TOLERANCE * row['std'])
+
+
+def test_an_encoder_without_its_last_norm(tmp_path: Path) -> None:
+    """As the weights of ConvNeXt V2's pre-training are published: nothing of the head was trained."""
+    file = {
+        name: value
+        for name, value in reference_file('convnextv2_atto').items()
+        if not name.startswith(('norm', 'head'))
+    }
+    torch.save({'model': file}, tmp_path / 'weights.pth')
+    overlay = {'file': str(tmp_path / 'weights.pth')}
+    model = foveal.create_model('convnextv2_atto.fcmae', pretrained=True, pretrained_cfg_overlay=overlay)
+    assert torch.equal(model.head.norm.weight, torch.ones(320))
+    assert not model.head.norm.bias.any()
+    ready = foveal.create_model('convnextv2_atto.fcmae', pretrained=True, pretrained_cfg_overlay=overlay, num_classes=3)
+    assert 0 < ready.head.fc.weight.std() < 0.1, 'drawn'
+    assert main(['convert', overlay['file'], str(tmp_path / 'x.safetensors'), '--to', 'convnextv2_atto.fcmae']) == 0
+    assert torch.equal(load_file(tmp_path / 'x.safetensors')['stem.0.bias'], file['downsample_layers.0.0.bias'])
+    with pytest.raises(WeightsError, match=r'missing: head\.norm\.weight, head\.norm\.bias'):
+        foveal.create_model('convnextv2_atto', checkpoint_path=overlay['file'])
+    torch.save({name: value for name, value in file.items() if name != 'stages.0.0.norm.bias'}, overlay['file'])
+    with pytest.raises(WeightsError, match=r'missing: stages\.0\.blocks\.0\.norm\.bias$'):
+        foveal.create_model('convnextv2_atto.fcmae', pretrained=True, pretrained_cfg_overlay=overlay)
+
+
+@pytest.mark.parametrize('sharded', [False, True])
+def test_vissl_s_checkpoints_are_unpacked(sharded: bool, tmp_path: Path) -> None:
+    """Trunk and heads side by side, in wrappers; sharded training puts parts of a stage between stage and block."""
+    flat = reference_file('regnety_004')
+    parts: dict[str, dict[str, torch.Tensor]] = {'trunk': {}, 'heads': {}}
+    for name, value in flat.items():
+        part, _, rest = name.partition('.')
+        if sharded:
+            rest = re.sub(r'(\.res\d\.)(block\d)-', r'\1\2-part0.\2-', rest)
+        parts[part][rest] = value
+    parts['heads']['0.projection_head.0.weight'] = torch.zeros(3)
+    torch.save(
+        {'phase_idx': 1, 'classy_state_dict': {'base_model': {'model': parts, 'meters': []}}}, tmp_path / 'seer.pth'
+    )
+    model = foveal.create_model('regnety_004', checkpoint_path=tmp_path / 'seer.pth')
+    state = model.state_dict()
+    assert torch.equal(state['stem.bn.weight'], flat['trunk._feature_blocks.conv1.stem.1.weight'])
+    assert torch.equal(state['head.fc.weight'], flat['heads.0.clf.0.weight'])
+    torch.save(flat, tmp_path / 'flat.pth')
+    again = foveal.create_model('regnety_004', checkpoint_path=tmp_path / 'flat.pth').state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in state.items())
 
 
 def test_mixer_from_jax(tmp_path: Path) -> None:
@@ -240,6 +323,8 @@ def test_convert_refuses(arguments: list[str], said: str, tmp_path: Path, capsys
         ('test_efficientnet', ['_blocks.99._bn1.weight'], 'missing: '),
         ('vit_xsmall_patch16_clip_224', ['visual.class_embedding'], "open_clip, .*there is no 'pos_embed'"),
         ('regnety_004', ['trunk_output.block1'], 'missing: '),
+        ('regnety_004', ['trunk._feature_blocks.res2.block1'], 'missing: '),
+        ('convnextv2_atto', ['stages.0.0.dwconv.kernel'], 'facebookresearch, sparse, '),
         ('swin_tiny_patch4_window7_224', ['layers.0.downsample.', 'layers.0'], 'microsoft, '),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 from torchvision.models import ResNet50_Weights
 
 import foveal
-from foveal.labels import SUBSETS, Label, labels_of, subset_of, table
+from foveal.labels import PARTS, SUBSETS, Label, labels_of, subset_of, table
 
 
 def test_imagenet_is_in_the_order_of_its_ids_with_torchvision_s_names() -> None:
@@ -59,6 +59,30 @@ def test_larger_sets_number_a_class_as_published(subset: str, index: int) -> Non
     assert label.name == 'n02084071'
     assert label.description == 'dog, domestic dog, Canis familiaris'
     assert label.definition.startswith('a member of the genus Canis')
+
+
+@pytest.mark.parametrize(
+    ('part', 'first', 'last'),
+    [  # as their authors' evaluation numbers them: github.com/hendrycks
+        (
+            'imagenet-a',
+            [6, 11, 13, 15, 17, 22, 23, 27, 30, 37, 39, 42, 47, 50, 57, 70, 71, 76, 79, 89],
+            [986, 987, 988],
+        ),
+        ('imagenet-r', [1, 2, 4, 6, 8, 9, 11, 13, 22, 23, 26, 29, 31, 39, 47, 63, 71, 76, 79, 84], [981, 983, 988]),
+    ],
+)
+def test_parts_of_imagenet_have_two_hundred_of_its_classes(part: str, first: list[int], last: list[int]) -> None:
+    ids = [label.name for label in table('imagenet-1k')]
+    numbers = [ids.index(label.name) for label in table(part)]
+    assert len(numbers) == PARTS[part][0] == 200
+    assert numbers == sorted(set(numbers))
+    assert (numbers[: len(first)], numbers[-len(last) :]) == (first, last)
+
+
+def test_two_hundred_classes_are_not_taken_for_a_part() -> None:
+    """Tiny ImageNet has as many, and others."""
+    assert subset_of({'num_classes': 200}) is None
 
 
 def test_an_unknown_table_is_named() -> None:

@@ -244,6 +244,8 @@ def test_architectures_are_functions_of_the_models_package():
         ({'license': 'APACHE*', 'pretrained': True}, lambda r: r.license == 'apache-2.0' and r.pretrained),
         ({'module': ['vgg', 'hrnet']}, lambda r: r.module in ('vgg', 'hrnet')),
         ({'reduction': 8, 'fixed_input_size': False}, lambda r: 8 in r.reduction and not r.fixed_input_size),
+        ({'top1': '>=85'}, lambda r: r.top1 is not None and r.top1 >= 85),
+        ({'measured_by': 'torchvision'}, lambda r: r.measured_by == 'torchvision' and r.top5 > r.top1),
         ({'channels': '>2048'}, lambda r: max(r.channels) > 2048),
         ({'paper': '*2301.00808'}, lambda r: r.paper == 'arXiv:2301.00808'),
     ],
@@ -263,13 +265,16 @@ def test_search_sorts():
     known = [(record.license, -record.crop_pct) for record in found if record.license]
     assert known == sorted(known)
     assert found[-1].name == 'resnet50.bamboo', 'what is not known comes last'
+    resnets = foveal.search('resnet50', sort='-top1')
+    assert [r.name for r in resnets][:2] == ['resnet50.tv2_in1k', 'resnet50.tv_in1k']
+    assert resnets[2].top1 is None
 
 
 def test_command_prints_a_table(capsys):
     assert run(ModelsConfig(filter='convnext*', params='<5e6', sort='params', pretrained=True, limit=2)) == 0
     said = capsys.readouterr()
     head, *rows = said.out.splitlines()
-    assert head.split() == ['model', 'params', 'input', 'classes', 'strides', 'licence', 'paper', 'weights']
+    assert head.split() == ['model', 'params', 'input', 'classes', 'top-1', 'strides', 'licence', 'paper', 'weights']
     assert [row.split()[:2] for row in rows] == [
         ['convnext_zepto_rms.ra4_e3600_r224_in1k', '2.2'],
         ['convnext_zepto_rms_ols.ra4_e3600_r224_in1k', '2.2'],

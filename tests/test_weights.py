@@ -160,6 +160,17 @@ def test_wrappers_come_off(published, tmp_path: Path, wrapper: str, prefix: str)
     assert same_weights(foveal.create_model('test_convnext', checkpoint_path=tmp_path / 'run.pth.tar'), model)
 
 
+def test_wrappers_come_off_each_other_and_end(published, tmp_path: Path) -> None:
+    model, _ = published
+    torch.save({'state_dict': {'model': model.state_dict()}}, tmp_path / 'twice.pth')
+    assert same_weights(foveal.create_model('test_convnext', checkpoint_path=tmp_path / 'twice.pth'), model)
+    endless: dict = {}
+    endless['model'] = endless
+    torch.save(endless, tmp_path / 'endless.pth')
+    with pytest.raises(WeightsError, match='does not hold named tensors'):
+        foveal.create_model('test_convnext', checkpoint_path=tmp_path / 'endless.pth')
+
+
 def test_not_strict_says_what_it_passes_over_and_draws_what_is_missing(published, tmp_path: Path) -> None:
     model, _ = published
     weights = {name.replace('conv_dw', 'dwconv'): value for name, value in model.state_dict().items()}

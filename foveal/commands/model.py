@@ -3,17 +3,17 @@
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from foveal.catalog import Architecture, catalog
+from foveal.catalog import TABLES, Architecture, catalog
 from foveal.pretrained import PretrainedCfg
 from foveal.registry import resolve
 
 
 @dataclass
 class CardConfig:
-    """Show what is known of a model: sizes, preprocessing, licence, paper, features, and where its weights lie."""
+    """Show what is known of a model: sizes, accuracy, preprocessing, licence, paper, features, sources of weights."""
 
     name: str = ''
     """`architecture` or `architecture.tag`"""
@@ -31,9 +31,15 @@ def run(config: CardConfig) -> int:
     arch = catalog().archs[name]
     record = arch.cfg(tag)
     if config.format == 'json':
-        about = {'name': f'{name}.{tag}' if tag else name, 'module': arch.module, 'class': arch.class_name}
+        about: dict[str, Any] = {
+            'name': f'{name}.{tag}' if tag else name,
+            'module': arch.module,
+            'class': arch.class_name,
+        }
         levels = [{'channels': channels, 'reduction': stride} for channels, stride in arch.features]
-        print(json.dumps({**about, 'params': arch.params, 'features': levels, 'tags': list(arch.weights), **record}))
+        about |= {'params': arch.params, 'features': levels, 'tags': list(arch.weights)}
+        about |= {'imagenet': asdict(arch.results[tag])} if tag in arch.results else {}
+        print(json.dumps({**about, **record}))
         return 0
     from rich.console import Console
     from rich.table import Table
@@ -61,6 +67,9 @@ def lines(arch: Architecture, tag: str, record: PretrainedCfg) -> Iterator[tuple
     if record.test_input_size:
         yield 'evaluated at', shape(record.test_input_size)
     yield 'classes', str(record.num_classes or 'none: an encoder')
+    if result := arch.results.get(tag):
+        scores = f'top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} % at {result.size} x {result.size}'
+        yield 'ImageNet', f'{scores} ({TABLES[result.source]})'
     crop = f', crop {record.crop_pct} ({record.crop_mode})'
     yield 'preprocessing', f'{record.interpolation}{crop}, mean {numbers(record.mean)}, std {numbers(record.std)}'
     strides = dict.fromkeys(arch.features)

@@ -26,6 +26,8 @@ class ModelsConfig:
     """height of the input, likewise"""
     num_classes: str | None = None
     """classes of the published head, likewise; 0 for encoders without one"""
+    top1: str | None = None
+    """percent of ImageNet's validation images that are named right, where a public table says, likewise"""
     reduction: str | None = None
     """has a feature level of this stride, likewise"""
     license: str | None = None
@@ -35,14 +37,14 @@ class ModelsConfig:
     tags: bool = False
     """a row for every set of weights, not one for every architecture (under its default weights)"""
     sort: str = 'name'
-    """field to sort by; '-params' for the largest first"""
+    """field to sort by; '-top1' for the largest first"""
     limit: int | None = None
     """show at most so many rows"""
     format: Literal['table', 'csv', 'json'] = 'table'
     """table for reading; csv and json carry every field"""
 
 
-CONDITIONS = ('module', 'params', 'gmacs', 'input_size', 'num_classes', 'reduction', 'license')
+CONDITIONS = ('module', 'params', 'gmacs', 'input_size', 'num_classes', 'top1', 'reduction', 'license')
 
 
 def run(config: ModelsConfig) -> int:
@@ -91,7 +93,7 @@ def _table(records: list[Record]) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=200)
     table = Table(box=None, pad_edge=False, header_style='bold')
     table.add_column('model', no_wrap=True)
-    for title in ('params', 'input', 'classes'):
+    for title in ('params', 'input', 'classes', 'top-1'):
         table.add_column(title, justify='right', no_wrap=True)
     for title in ('strides', 'licence', 'paper', 'weights'):
         table.add_column(title, no_wrap=True)
@@ -99,8 +101,9 @@ def _table(records: list[Record]) -> None:
         weights = 'yes' if r.pretrained else ''
         strides = '/'.join(str(stride) for stride in dict.fromkeys(r.reduction))
         params = '' if r.params is None else f'{r.params / 1e6:.1f} M'
-        row = (r.name, params, str(r.input_size), str(r.num_classes), strides, r.license or '', r.paper or '', weights)
-        table.add_row(*row)
+        top1 = '' if r.top1 is None else f'{r.top1:.1f}'
+        facts = (r.name, params, str(r.input_size), str(r.num_classes), top1, strides)
+        table.add_row(*facts, r.license or '', r.paper or '', weights)
     console.print(table)
 
 

@@ -2,8 +2,10 @@
 
 `imagenet.tsv.xz` beside this file has one line a class: WordNet id, letters of the sets it is in, name, definition.
 The definitions and the names are WordNet 3.0's (WORDNET-LICENSE), but for the 1,000 classes of ILSVRC 2012, which have
-the names that torchvision gives them. Which classes the larger sets have was measured on timm 1.0.31. Every set is in
-the order of its ids, which is that of the outputs of published weights; `imagenet-22k-ms` has the 1,000 first.
+the names that torchvision gives them. Which classes the larger sets have was measured on timm 1.0.31; the 200 of
+ImageNet-A and of ImageNet-R are those that clip-benchmark 1.6.2 (MIT) and easyrobust 0.2.4 (Apache 2.0) list alike.
+Every set is in the order of its ids, which is that of the outputs of published weights; `imagenet-22k-ms` has the 1,000
+first.
 """
 
 import lzma
@@ -24,6 +26,12 @@ SUBSETS = {
     'imagenet-22k': (21841, 'f'),  # the release of autumn 2011
     'imagenet-22k-ms': (21842, 's'),  # Microsoft's
 }
+# parts of the 1,000 that images were collected for: no weights are published for these alone
+PARTS = {
+    'imagenet-a': (200, 'a'),  # arXiv:1907.07174
+    'imagenet-r': (200, 'r'),  # arXiv:2006.16241
+}
+TABLES = SUBSETS | PARTS
 
 
 @dataclass(frozen=True)
@@ -43,16 +51,16 @@ class Label:
 
 @cache
 def table(subset: str) -> tuple[Label, ...]:
-    """The classes of a subset, by index.
+    """The classes of one of `TABLES`, by index.
 
     Raises:
         ValueError: there is no such table.
     """
-    if subset not in SUBSETS:
-        raise ValueError(f'no table of classes is called {subset!r}{near(subset, SUBSETS)}')
+    if subset not in TABLES:
+        raise ValueError(f'no table of classes is called {subset!r}{near(subset, TABLES)}')
     rows = [line.split('\t') for line in everything()]
     first = SUBSETS['imagenet-1k'][1] if subset == 'imagenet-22k-ms' else ''
-    mark = SUBSETS[subset][1]
+    mark = TABLES[subset][1]
     chosen = [row for row in rows if mark in row[1]]
     if first:
         chosen.sort(key=lambda row: first not in row[1])

@@ -110,6 +110,11 @@ def draw(model: Any, names: Iterable[str]) -> None:
         if whole & names and whole <= names:
             model.get_submodule(path.rstrip('.')).apply(model.initialize)
             names -= whole
+    for path, module in model.named_modules():
+        whole = {f'{path}.weight', f'{path}.bias'}
+        if isinstance(module, nn.LayerNorm) and whole <= names:
+            module.reset_parameters()
+            names -= whole
     if names:  # rare, so it may cost a second model
         fresh = type(model)(model.cfg).state_dict()
         with torch.no_grad():

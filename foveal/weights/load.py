@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from foveal.convert import layout_of
+from foveal.models.backbone import Backbone
 from foveal.pretrained import PretrainedCfg
 from foveal.weights.adapt import listed_modules
 from foveal.weights.fit import fit
@@ -34,7 +35,8 @@ def load_checkpoint(model: nn.Module, path: str | Path, strict: bool = True, spa
         WeightsError: the file cannot be read, or does not fit; the message says how.
     """
     weights = translated(read_weights(path), model, str(path))
-    return fit(model, weights, str(path), strict, spare=spare, take=True)
+    keep = unpublished(model, weights)
+    return fit(model, weights, str(path), strict, keep=keep, spare=spare, take=True) + sorted(keep)
 
 
 def load_pretrained(
@@ -55,13 +57,23 @@ def load_pretrained(
     found, source = fetch(record, cache_dir)
     weights = translated(found, model, source)
     heads = {f'{head}.{leaf}' for head in listed_modules(record.classifier) for leaf in ('weight', 'bias')}
-    keep: set[str] = set()
+    keep = unpublished(model, weights)
     if model.num_classes != (record.num_classes or 0):
-        keep = heads
+        keep |= heads
     elif record.label_offset:
         weights |= {name: weights[name][record.label_offset :] for name in heads & weights.keys()}
     missing = fit(model, weights, source, strict, keep=keep, spare=spare, take=record.state_dict is None)
     return missing + [name for name in model.state_dict() if name in keep]
+
+
+def unpublished(model: nn.Module, weights: Collection[str]) -> set[str]:
+    """What an encoder's file may lack: parts of a head that was never trained, such as the last norm of ConvNeXt V2."""
+    if not isinstance(model, Backbone) or not model.parts.head:
+        return set()
+    record = model.pretrained_cfg
+    if record.num_classes or not record.has_weights:
+        return set()
+    return {name for name in model.state_dict() if name.startswith(f'{model.parts.head}.')} - set(weights)
 
 
 def translated(weights: dict[str, Tensor], model: Any, source: str) -> dict[str, Tensor]:

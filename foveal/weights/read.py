@@ -9,7 +9,10 @@ from torch import Tensor, strided
 
 from foveal.weights import numpy_file, strict_json, torch_file
 
-WRAPPERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'encoder')  # that checkpoints keep the weights under
+# that checkpoints keep the weights under, in one another too
+WRAPPERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'encoder', 'classy_state_dict', 'base_model')
+MOST_WRAPPERS = 4  # around each other: a file may say that it holds itself
+PARTS = {'trunk', 'heads'}  # of a model, as VISSL saves them
 PREFIXES = ('_orig_mod.', 'module.')  # of compiled and distributed models
 INDEX = 'model.safetensors.index.json'  # of weights in several files, as the hub has it
 NAMES = ('model.safetensors', INDEX, 'pytorch_model.bin')  # of a published model, by preference
@@ -44,10 +47,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except Exception as error:  # a hostile file makes the readers raise anything: RecursionError, KeyError, MemoryError
         said = str(error) or type(error).__name__
         raise WeightsError(f'cannot read weights from {path}: {said[:500]}') from error
-    for key in WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-            break
+    loaded = unwrapped(loaded)
     if not isinstance(loaded, Mapping) or not all(is_weight(*item) for item in loaded.items()):
         raise WeightsError(f'{path} does not hold named tensors, nor under any of {", ".join(WRAPPERS)}')
     weights = {bare(name): tensor for name, tensor in loaded.items()}
@@ -71,6 +71,17 @@ def load(path: Path) -> Any:
         check_header(path)
         return load_file(path)
     return numpy_file.load(path) if path.suffix == '.npz' else torch_file.load(path)
+
+
+def unwrapped(loaded: Any) -> Any:
+    """What checkpoints keep weights in taken off: wrappers, and parts of a model that lie side by side."""
+    for _ in range(MOST_WRAPPERS):
+        if not isinstance(loaded, Mapping):
+            break
+        loaded = next((loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), loaded)
+    if isinstance(loaded, Mapping) and set(loaded) == PARTS and all(isinstance(v, Mapping) for v in loaded.values()):
+        return {f'{part}.{name}': value for part, named in loaded.items() for name, value in named.items()}
+    return loaded
 
 
 def is_weight(name: object, value: object) -> bool:
