@@ -1,13 +1,14 @@
 """The command line: fields of dataclasses are flags, YAML files can hold them, torch comes when it is needed."""
 
 import importlib
+import json
 import os
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
@@ -18,9 +19,12 @@ from foveal.commands.clean import CleanConfig
 from foveal.commands.convert import ConvertConfig
 from foveal.commands.data import BenchConfig, CheckConfig, PackConfig
 from foveal.commands.knn import KnnConfig
+from foveal.commands.lr_find import LrFindConfig
 from foveal.commands.model import CardConfig
 from foveal.commands.models import ModelsConfig
+from foveal.commands.report import ReportConfig
 from foveal.commands.schedule import ScheduleConfig
+from foveal.commands.sweep import SweepConfig
 from foveal.commands.verify import VerifyConfig
 from foveal.engine.config import TrainConfig
 from foveal.engine.judging import PredictConfig, ValidateConfig
@@ -46,6 +50,8 @@ class Command:
 # each runs `run(config)` of foveal/commands/NAME.py; of two words, the function of the second
 COMMANDS = {
     'train': Command(TrainConfig, 'train a model on labelled images', {}),
+    'sweep': Command(SweepConfig, 'train with every combination of options, or random ones', {}),
+    'lr-find': Command(LrFindConfig, 'find a learning rate to train with', {}),
     'schedule': Command(ScheduleConfig, 'show the learning rate over a run', {}),
     'validate': Command(
         ValidateConfig, 'measure trained models on labelled images', {'source': (None, f'{SOURCE}; {SEVERAL}')}
@@ -59,6 +65,7 @@ COMMANDS = {
         'name what is on pictures',
         {'source': (None, SOURCE), 'images': ('+', 'image files, folders, wildcards; or a data set')},
     ),
+    'report': Command(ReportConfig, 'make the report of a run, or compare several', {'runs': ('+', "runs' folders")}),
     'data check': Command(CheckConfig, 'find out what is in a data set, and what is wrong', {'data': (None, DATA)}),
     'data pack': Command(PackConfig, 'write a data set as shards', {'data': (None, DATA), 'output': (None, OUTPUT)}),
     'data bench': Command(BenchConfig, 'measure what limits the loading of a data set', {'data': (None, DATA)}),
@@ -98,21 +105,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        name = command_name(arguments)
         parser = build_parser()
+        name, config = parse(arguments, parser)
         if name is None:
             parser.parse_args(arguments or ['--help'])
             return 0
-        words = name.split()
-        values = parser.parse_args([*words, *spelled_out(name, arguments[len(words) :])])
-        for word in words:
-            values = values[word]
-        command = COMMANDS[name]
-        # an absent positional is None; every field that may be None is None by default
-        given = {field.name: values[field.name] for field in fields(command.config)}
-        config = command.config(**{key: value for key, value in given.items() if value is not None})
-        module = importlib.import_module(f'foveal.commands.{words[0]}')
-        return getattr(module, words[1] if len(words) > 1 else 'run')(config)
+        module, _, function = name.replace('-', '_').partition(' ')
+        return getattr(importlib.import_module(f'foveal.commands.{module}'), function or 'run')(config)
     except (ArgumentError, ValueError, OSError, ArithmeticError, ModuleNotFoundError) as error:
         if os.environ.get('FOVEAL_TRACEBACK'):
             raise
@@ -120,6 +119,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def parse(arguments: Sequence[str], parser: ArgumentParser) -> tuple[str | None, Any]:
+    """The command that arguments ask for, and its configuration; None and None where they begin with no command.
+
+    Raises:
+        ArgumentError, ValueError, OSError: They cannot be understood.
+    """
+    name = command_name(arguments)
+    if name is None:
+        return None, None
+    words = name.split()
+    values = parser.parse_args([*words, *spelled_out(name, arguments[len(words) :])])
+    for word in words:
+        values = values[word]
+    config = COMMANDS[name].config
+    # an absent positional is None; every field that may be None is None by default
+    given = {field.name: values[field.name] for field in fields(config)}
+    return name, config(**{key: value for key, value in given.items() if value is not None})
 
 
 def command_name(arguments: Sequence[str]) -> str | None:
@@ -168,7 +186,8 @@ def build_parser() -> ArgumentParser:
 
 
 def spelled_out(name: str, arguments: Sequence[str]) -> list[str]:
-    """Flags as the parser wants them: `--batch-size` with underscores, `--download` with its value true.
+    """Flags as the parser wants them: `--batch-size` with underscores, `--download` with its value true,
+    lists in brackets.
 
     Raises:
         ValueError: A flag, or a key of a YAML file, that the command does not have; names the nearest.
@@ -178,7 +197,8 @@ def spelled_out(name: str, arguments: Sequence[str]) -> list[str]:
     result = []
     for i, argument in enumerate(arguments):
         if not argument.startswith('--') or argument == '--':
-            result.append(argument)
+            item = item_of(kinds, arguments[i - 1]) if i and '=' not in arguments[i - 1] else None
+            result.append(argument if item is None else as_list(argument, item))
             continue
         flag, equals, value = argument[2:].partition('=')
         key, dot, rest = flag.partition('.')
@@ -193,8 +213,23 @@ def spelled_out(name: str, arguments: Sequence[str]) -> list[str]:
             check_file(name, value if equals else following)
         if kinds.get(key) is bool and not equals and following not in ('true', 'false'):
             equals, value = '=', 'true'
+        if equals and (item := item_of(kinds, argument)):
+            value = as_list(value, item)
         result.append(f'--{key}{dot}{rest}{equals}{value}')
     return result
+
+
+def item_of(kinds: dict[str, Any], flag: str) -> type | None:
+    """What the option of a flag is a list of; None where it is no list."""
+    kind = kinds.get(flag.removeprefix('--').partition('=')[0].replace('-', '_')) if flag.startswith('--') else None
+    return get_args(kind)[0] if get_origin(kind) is list else None
+
+
+def as_list(value: str, item: type) -> str:
+    """A value such as `100,200` as the list that YAML reads."""
+    if value.startswith('['):
+        return value
+    return json.dumps(value.split(',')) if item is str else f'[{value}]'
 
 
 def check_file(name: str, path: str) -> None:

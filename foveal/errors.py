@@ -18,3 +18,20 @@ def near(name: str, legal: Iterable[str], show: int = 8) -> str:
         return f'; did you mean {" or ".join(map(repr, close))}?'
     listed = ', '.join(sorted(names)[:show])
     return f'; legal are {listed}' + (', ...' if len(names) > show else '')
+
+
+def check_options(field: str, options: Iterable[str], legal: Iterable[str]) -> None:
+    """Refuses a name that a field's options do not have.
+
+    Args:
+        field: what the options are called.
+        options: the names that came.
+        legal: the names that there are.
+
+    Raises:
+        ValueError: names the first one, and the nearest.
+    """
+    known = set(legal)
+    for key in options:
+        if key not in known:
+            raise ValueError(f'{field} has no option {key!r}{near(key, known)}')

@@ -10,12 +10,13 @@ from torch import nn
 
 import foveal
 from foveal.cli import main
-from foveal.engine import checkpoint
+from foveal.engine import checkpoint, guards, tasks
 from foveal.engine import train as training
 from foveal.engine.config import TrainConfig
 from foveal.engine.learning import freeze, hold_frozen_statistics
 from foveal.engine.train import train
 from tests.images import write_folder
+from tests.runs import broken_and_whole
 
 torch.set_num_threads(1)
 
@@ -84,25 +85,10 @@ LEARNING: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize('options', LEARNING, ids=['ema', 'feature', 'schedule-free', 'lookahead', 'logit'])
 def test_resumed_run_equals_an_unbroken_one(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher: str, options: dict[str, Any]
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, teacher: str, options: dict[str, Any]
 ) -> None:
     config = replace(config, **options, teacher=teacher if 'distill' in options else None)
-    unbroken = replace(config, output=str(tmp_path / 'unbroken'))
-    train(unbroken)
-    original, made = training.stop_agreed, []
-
-    def stop_agreed(step: int, *rest: Any) -> bool:
-        made.append(step)
-        return len(made) == 3 or original(step, *rest)
-
-    monkeypatch.setattr(training, 'stop_agreed', stop_agreed)
-    stopped = train(config)
-    assert (stopped.epoch, stopped.step) == (0, 3)
-    train(replace(config, resume='auto'))
-    broken, whole = (checkpoint.load(Path(run.output) / 'last.safetensors') for run in (config, unbroken))
-    for ours, theirs in ((broken.weights, whole.weights), (broken.extra, whole.extra)):
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    _, whole = broken_and_whole(config, monkeypatch)
     kinds = {name.partition(':')[0] for name in whole.extra}
     assert ('ema' in kinds, 'task' in kinds) == ('ema' in options, options.get('distill') == 'feature')
 
@@ -126,6 +112,28 @@ def test_other_losses_learn(config: TrainConfig, loss: str, options: dict[str, A
     assert run.history[-1]['val_top1'] > 60
 
 
+def test_views_of_the_same_images_learn_to_agree(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(config, loss='jsd', aug_splits=3, aa='augmix-m3', smoothing=0.0)
+    seen: list[torch.Tensor] = []
+    forward = tasks.Task.forward
+
+    def look(task: tasks.Task, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.extend([images, targets])
+        return forward(task, images, targets)
+
+    monkeypatch.setattr(tasks.Task, 'forward', look)
+    run = train(config)
+    assert run.history[-1]['train_loss'] < run.history[0]['train_loss']
+    images, targets = seen[0].unflatten(0, (3, 12)), seen[1].view(3, 12)
+    assert (targets == targets[0]).all()
+    # an operation may leave an image as it is
+    assert (images[0] != images[1]).any((1, 2, 3)).sum() > 6
+    # memory for less than half of the 36: parts of whole images
+    torch.testing.assert_close(
+        torch.cat([part.unflatten(0, (3, -1)) for part in guards.parts(seen[0], 17, 3)], 1), images, rtol=0, atol=0
+    )
+
+
 def test_frozen_parts_stay(config: TrainConfig) -> None:
     config = replace(config, model='test_resnet', freeze=['conv1*', 'bn1*', 'layer1.*'], clip_grad=0.1, clip_mode='agc')
     run = train(config)
@@ -147,7 +155,9 @@ def test_frozen_statistics_are_those_of_frozen_norms() -> None:
 @pytest.mark.parametrize(
     ('options', 'said'),
     [
-        ({'loss': 'bec'}, "loss_type 'bec' is unknown; did you mean 'bce'"),
+        ({'loss': 'bec'}, "loss 'bec' is unknown; did you mean 'bce'"),
+        ({'loss': 'jsd'}, 'loss jsd compares views of an image: give aug_splits, such as 3, got 0'),
+        ({'aug_splits': 2, 'mixup': 0.2}, 'aug_splits shows views of the same images'),
         ({'loss_options': {'bce_treshold': 1}}, "loss_options has no option 'bce_treshold'"),
         ({'loss': 'asl', 'mixup': 0.2}, 'asl wants class indices: no mixing'),
         ({'clip_mode': 'agx'}, "clip_mode must be one of norm, value, agc, got 'agx'"),

@@ -228,3 +228,10 @@ def test_large_weights_are_the_same_on_any_number_of_cores_and_in_inference_mode
     assert torch.equal(*drawn)
     # of a million values: the standard error of the deviation is 0.02 / sqrt(2e6)
     assert abs(drawn[0].std().item() - 0.02) < 1e-4
+
+
+def test_small_stem_keeps_the_size_of_small_images() -> None:
+    model = foveal.create_model('resnet18', stem_type='small', in_chans=1, layers=(1, 2, 2), channels=(8, 16, 32))
+    levels = model.forward_intermediates(torch.zeros(2, 1, 28, 28), intermediates_only=True)
+    assert [tuple(level.shape[1:]) for level in levels] == [(8, 28, 28), (8, 28, 28), (16, 14, 14), (32, 7, 7)]
+    assert model.feature_info.reduction() == [1, 1, 2, 4]

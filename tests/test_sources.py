@@ -248,7 +248,7 @@ def test_labels_of_a_table(tmp_path: Path) -> None:
     assert flags.classes == ['a', 'b', 'c']
     values = [[0.5], [-2], [3.25], [1e3], [0], [7]]
     measured = create_dataset(str(table(tmp_path, ['age'], values)), target_key='age')
-    assert (measured.reader.task, measured.classes) == ('numbers', ['value'])
+    assert (measured.reader.task, measured.classes) == ('numbers', ['age'])
     np.testing.assert_array_equal(measured.targets, np.array(values, np.float32))
     both = create_dataset(
         str(table(tmp_path, ['x', 'y'], [[i, i * i] for i in range(6)])), target_key='x,y', target_format='numbers'

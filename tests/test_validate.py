@@ -26,6 +26,7 @@ from foveal.engine import checkpoint
 from foveal.engine.calibration import Calibration, best_temperature
 from foveal.engine.distributed import Process
 from foveal.engine.evaluate import Meter
+from foveal.engine.goals import ManyLabels, OneLabel
 from foveal.engine.halving import Halving
 from foveal.engine.judge import Judge, forward_of, load_judge
 from foveal.engine.judging import ValidateConfig
@@ -211,6 +212,23 @@ def test_subsets_of_imagenet_go_by_wordnet_ids() -> None:
     assert found.columns.tolist() == [6, 11, 932]
 
 
+def test_a_part_of_imagenet_names_the_valid_classes() -> None:
+    """Of the folders of ImageNet's validation set, or of a part of ImageNet-A: 200 classes compete all the same."""
+    names = [label.name for label in table('imagenet-1k')]
+    for folders, kept in ((names, 200), ([names[6], names[7], names[11]], 2)):
+        found = matching_of(judge(*names), 1000, folders, 'm', 'd', 'imagenet-a')
+        assert found.columns is not None
+        assert len(found.columns) == len(found.classes) == 200
+        targets = found.targets(torch.arange(len(folders)))
+        assert int((targets >= 0).sum()) == kept
+        assert [found.classes[i] for i in targets if i >= 0][:2] == [names[6], names[11]]
+    larger = matching_of(judge(*reversed(names)), 1000, names, 'm', 'd', 'imagenet-r')
+    assert larger.classes == [label.name for label in reversed(table('imagenet-r'))], 'in the order of the outputs'
+    for known in (judge(*names[:6]), judge()):
+        with pytest.raises(ValueError, match='imagenet-a: 200 of its 200 classes, such as n01498041, are not among'):
+            matching_of(known, 6, names[:6], 'm', 'd', 'imagenet-a')
+
+
 def test_a_file_names_the_valid_classes(tmp_path: Path) -> None:
     known, path = judge('cat', 'cup', 'fox', 'hen'), tmp_path / 'valid.txt'
     path.write_text('hen\n0\n')
@@ -221,7 +239,7 @@ def test_a_file_names_the_valid_classes(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(ValueError, match=said):
             matching_of(known, 4, ['cat', 'cup', 'fox', 'hen'], 'm', 'd', str(path))
-    with pytest.raises(FileNotFoundError, match='valid_labels must be a file'):
+    with pytest.raises(FileNotFoundError, match='valid_labels must be present, imagenet-a or imagenet-r, or a file'):
         matching_of(known, 4, ['cat'], 'm', 'd', 'presents')
 
 
@@ -277,8 +295,9 @@ def test_views_are_averaged_as_probabilities() -> None:
         views = [images[..., y : y + 4, x : x + 4] for y, x in crops]
         views += [view.flip(-1) for view in views] if flip else []
         expected = torch.stack([Brightness()(view).softmax(1) for view in views]).mean(0)
-        torch.testing.assert_close(Views(Brightness(), kind, (4, 4))(images).softmax(1), expected)
-    several = Views(Brightness(), 'flip', (6, 6), multi_label=True)(images)
+        found = Views(Brightness(), kind, (4, 4), OneLabel([]).mean)(images)
+        torch.testing.assert_close(found.softmax(1), expected)
+    several = Views(Brightness(), 'flip', (6, 6), ManyLabels([]).mean)(images)
     expected = (Brightness()(images).sigmoid() + Brightness()(images.flip(-1)).sigmoid()) / 2
     torch.testing.assert_close(several.sigmoid(), expected)
 

@@ -52,20 +52,25 @@ def run(config: AverageConfig) -> int:
 
 
 def judge(config: AverageConfig) -> Any:
-    """A function that gives the top-1 of weights on the data asked for."""
+    """A function that says how good weights are on the data asked for."""
     from foveal.data import create_dataset, create_loader
     from foveal.data.source import is_named
     from foveal.engine import distributed
     from foveal.engine.checkpoint import load_model
     from foveal.engine.evaluate import evaluate
+    from foveal.engine.goals import restored
+    from foveal.engine.metrics import told
 
     process = distributed.start(config.device)
     loaded = load_model(config.inputs[0])
+    assert loaded.header is not None
+    goal = restored(loaded.header)
     dataset = create_dataset(
         config.data,
         config.data_root,
         config.split,
         class_map=None if is_named(config.data) else loaded.classes,
+        target_format=loaded.header.get('task', {}).get('target_format'),
         val_fraction=config.val_fraction,
     )
     loader = create_loader(
@@ -79,8 +84,8 @@ def judge(config: AverageConfig) -> Any:
 
     def score(tensors: Any) -> float:
         model.load_state_dict(tensors)
-        top1 = evaluate(model, loader, len(dataset.classes)).top1
-        print(f'top-1 {top1:.3f} %', flush=True)
-        return top1
+        reached: float = evaluate(model, loader, goal).to_dict()[goal.metric]
+        print(told(goal.metric, reached, 3), flush=True)
+        return reached
 
     return score

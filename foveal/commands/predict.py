@@ -32,13 +32,14 @@ def run(config: PredictConfig) -> int:
     from foveal.engine.artist import Artist
     from foveal.engine.images import open_images
     from foveal.engine.judge import forward_of, load_judge, loader_of
-    from foveal.engine.predict import Namer, names_of, predict, remaining
+    from foveal.engine.predict import Namer, goal_of, names_of, predict, remaining
 
     kind = check(config)
     process = distributed.start(config.device, config.threads)
     if process.world_size > 1:
         raise ValueError('predict runs in one process, so that rows come in order; give --devices for several GPUs')
     judge = load_judge(config, config.source, process)
+    goal = goal_of(config, judge)
     dataset = open_images(config, judge.numbering)
     names = names_of(judge.labels, judge.outputs, config.label_type)
     artist = Artist(config, judge, names, dataset)
@@ -51,11 +52,11 @@ def run(config: PredictConfig) -> int:
     if done and hasattr(dataset, 'indices'):
         check_place(dataset, done, sink.last, config)
     rest, skip = remaining(dataset, done)
-    forward = forward_of(with_embedding(judge, config), config, config.multi_label)
+    forward = forward_of(with_embedding(judge, config), config, goal)
     loader = loader_of(rest, judge, config, process)
     screen = Screen(kind, record)
     for rows, batch, outputs in with_progress(
-        predict(judge, forward, loader, Namer(config, names), skip), dataset, done
+        predict(judge, forward, loader, Namer(config, names, goal), skip), dataset, done
     ):
         (sink or screen).write(rows)
         artist.draw(rows, batch, outputs)
@@ -124,13 +125,15 @@ def record_of(config: PredictConfig, judge: 'Judge') -> 'Record':
     from foveal.engine.records import Record
 
     count = judge.outputs
+    numbers = tuple(judge.goal.classes) if judge.goal and judge.goal.kind == 'numbers' else ()
     return Record(
-        min(config.topk, count),
+        0 if numbers else min(config.topk, count),
         config.scores,
         config.include_index,
         count if config.all_scores else 0,
         int(judge.model.head_hidden_size) if config.embeddings else 0,  # type: ignore[arg-type]
         config.bad_samples == 'skip',
+        numbers,
     )
 
 
@@ -198,7 +201,8 @@ class Screen:
     def finish(self) -> None:
         """Prints what is left."""
         if self.kind == 'table':
-            sys.stdout.write(as_table(self.rows, '{:.1%}' if self.record.score == 'probability' else '{:.2f}'))
+            probability = '{:.1%}' if self.record.score == 'probability' else '{:.2f}'
+            sys.stdout.write(as_table(self.rows, '{:.6g}' if self.record.numbers else probability))
         elif self.kind == 'json':
             sys.stdout.write('\n]\n' if self.count else '[]\n')
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foveal.engine.judging import ValidateConfig, check_judging
+from foveal.engine.metrics import METRICS, told
 
 if TYPE_CHECKING:
     from foveal.engine.validate import Found
 
 SHEET_IMAGES = 24  # of the largest losses that are drawn
-MOST_CLASSES = 2000  # of a confusion matrix that is drawn: a pixel each
 
 
 def run(config: ValidateConfig) -> int:
@@ -71,10 +71,8 @@ def write_one(config: ValidateConfig, found: 'Found') -> None:
 def summary(result: Mapping[str, Any]) -> str:
     """The figures in a line."""
     if 'top1' not in result:
-        return (
-            f'{result["count"]} images: mAP {result["map"]:.3f} %, F1 micro {result["micro_f1"]:.3f} % macro '
-            f'{result["macro_f1"]:.3f} % sample {result["sample_f1"]:.3f} %, loss {result["loss"]:.4f}'
-        )
+        scores = ', '.join(told(name, result[name], 3) for name in METRICS if name in result)
+        return f'{result["count"]} images: {scores}'
     line = (
         f'{result["count"]} images: top-1 {result["top1"]:.3f} %, top-5 {result["top5"]:.3f} %, loss '
         f'{result["loss"]:.4f}, calibration error {result["ece"]:.2f} %'
@@ -128,7 +126,20 @@ def print_models(results: Sequence[Mapping[str, Any]]) -> None:
 
     from foveal.engine.results import row_of
 
-    shown = ('source', 'top1', 'top5', 'map', 'macro_f1', 'loss', 'real_top1', 'ece', 'images_per_second', 'error')
+    shown = (
+        'source',
+        'top1',
+        'top5',
+        'map',
+        'macro_f1',
+        'r2',
+        'mae',
+        'loss',
+        'real_top1',
+        'ece',
+        'images_per_second',
+        'error',
+    )
     rows = [row_of(result) for result in results]
     used = [name for name in shown if any(row[name] != '' for row in rows)]
     table = Table(box=None, pad_edge=False, header_style='bold')
@@ -167,36 +178,13 @@ def write_report(folder: Path, found: 'Found') -> None:
         return
     assert found.calibrated is not None
     drawn = {'reliability.png': figures.reliability(found.calibrated)}
-    classes, counts = found.scores.met() if len(found.classes) > figures.NAMED else (None, found.scores.confusion)
-    if len(counts) <= MOST_CLASSES:
-        captions = found.captions if classes is None else [found.captions[i] for i in classes.tolist()]
-        drawn['confusion.png'] = figures.confusion(counts, captions)
-    if images := mistaken(found):
-        drawn['top_losses.png'] = figures.sheet(*images, columns=4)
+    if confusion := figures.confusion_of(found.scores, found.captions):
+        drawn['confusion.png'] = confusion
+    if sheet := figures.mistakes(found.mistakes[:SHEET_IMAGES], found.dataset, found.captions):
+        drawn['top_losses.png'] = sheet
     for name, picture in drawn.items():
         with replacing(folder / name) as temporary:
             picture.savefig(temporary, dpi=110)
-
-
-def mistaken(found: 'Found') -> tuple[list[Any], list[str], list[list[tuple[str, float]]]] | None:
-    """Images of the largest losses, what they are, and what the model made of them."""
-    from foveal.data.images import decode
-    from foveal.data.stream import StreamDataset
-    from foveal.engine.figures import as_image
-
-    rows = found.mistakes[:SHEET_IMAGES]
-    if isinstance(found.dataset, StreamDataset) or not rows:
-        return None
-    images = [as_image(decode(found.dataset.read(row.index), found.dataset.channels)) for row in rows]
-    called = found.captions
-    titles = [f'is {called[row.truth]} (loss {row.loss:.2f})' for row in rows]
-    guesses = [
-        [(called[row.guess], row.guess_probability), (called[row.truth], row.truth_probability)][
-            : 1 + (row.guess != row.truth)
-        ]
-        for row in rows
-    ]
-    return images, titles, guesses
 
 
 def print_classes(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -205,7 +193,7 @@ def print_classes(rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.table import Table
 
     titles = {'count': 'images', 'recall': 'recall %', 'precision': 'precision %', 'f1': 'F1 %'}
-    titles |= {'average_precision': 'average precision %'}
+    titles |= {'average_precision': 'average precision %', 'mae': 'MAE', 'rmse': 'RMSE', 'r2': 'R2'}
     table = Table(box=None, pad_edge=False, header_style='bold')
     table.add_column('class')
     for key in list(rows[0])[1:]:

@@ -7,8 +7,8 @@ from typing import Any
 from foveal.engine.judging import ValidateConfig, check_judging
 
 FIGURES = (
-    'count', 'loss', 'top1', 'top5', 'map', 'micro_f1', 'macro_f1', 'sample_f1', 'real_count', 'real_top1',
-    'real_top5', 'ece', 'left_out', 'params',
+    'count', 'loss', 'top1', 'top5', 'map', 'micro_f1', 'macro_f1', 'sample_f1', 'mae', 'rmse', 'r2', 'real_count',
+    'real_top1', 'real_top5', 'ece', 'left_out', 'params',
 )  # fmt: skip
 
 

@@ -27,6 +27,8 @@ STATE = 'optimizer:'
 LOSSES = 'losses:'
 EMA = 'ema:'
 TASK = 'task:'
+# ending of a folder with a file a process, which `engine.shards` writes and reads
+SHARDS = '.shards'
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def snapshot(
 
 
 def copied(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor's values on the CPU, in plain order, in memory of their own."""
+    """A tensor's values on the CPU, in plain order, in memory of their own; of a sharded one, the shard."""
     return tensor.detach().to('cpu', copy=True, memory_format=torch.contiguous_format)
 
 
@@ -143,6 +145,10 @@ def load(path: str | Path, prefer: str = 'best') -> Checkpoint:
         ValueError: Not a checkpoint of foveal, or a damaged one.
     """
     path = find(Path(path), prefer)
+    if path.suffix == SHARDS:
+        from foveal.engine.shards import read
+
+        return read(path)
     try:
         with safe_open(path, 'pt') as file:
             text = (file.metadata() or {}).get(HEADER)
@@ -175,15 +181,22 @@ def is_checkpoint(path: str | Path) -> bool:
 
 def find(path: Path, prefer: str = 'best') -> Path:
     """The checkpoint that a path means: itself, or one of a run's folder."""
-    if path.is_file():
+    if path.is_file() or path.suffix == SHARDS:
         return path
     names = ('last',) if prefer == 'last' else ('best', 'last')
     for name in names:
-        if (path / f'{name}.safetensors').is_file():
-            return path / f'{name}.safetensors'
+        if found := written(path, name):
+            return found
     if path.is_dir():
         raise FileNotFoundError(f'{path} holds no {" or ".join(f"{name}.safetensors" for name in names)}')
     raise FileNotFoundError(f'checkpoint {path} does not exist')
+
+
+def written(folder: Path, name: str) -> Path | None:
+    """The checkpoint of a name in a run's folder: one file, or shards; the newer where a run changed from one to the
+    other and was killed at that."""
+    both = [path for path in (folder / f'{name}.safetensors', folder / f'{name}{SHARDS}') if path.exists()]
+    return max(both, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -217,6 +230,9 @@ def unpack_optimizer(
         {key: tuple(value) if isinstance(value, list) and key != 'params' else value for key, value in group.items()}
         for group in rest['param_groups']
     ]
+    for group, own in zip(groups, optimizer.param_groups, strict=False):
+        # by which kernels a step is computed is no part of what was learnt
+        group |= {key: own[key] for key in ('fused', 'foreach') if key in own}
     others = {key: value for key, value in rest.items() if key != 'values'}
     optimizer.load_state_dict({**others, 'state': state, 'param_groups': groups})
     # a state lies in memory as its parameter does, which fast kernels want and a file does not keep
@@ -234,11 +250,13 @@ class Loaded:
         model: In evaluation mode.
         preprocess: What its input needs.
         classes: Names of its classes; None where nobody told.
+        header: Of its checkpoint; None of a model by name.
     """
 
     model: Any
     preprocess: Preprocess
     classes: list[str] | None
+    header: dict[str, Any] | None = None
 
 
 def load_model(
@@ -280,4 +298,4 @@ def load_model(
     except RuntimeError as error:
         raise ValueError(f'{saved.path} does not fit {header["model"]}: {error}') from error
     preprocess = resolve_data_config(overrides, pretrained_cfg=header['preprocess'])
-    return Loaded(model.eval(), preprocess, header['classes'])
+    return Loaded(model.eval(), preprocess, header['classes'], header)

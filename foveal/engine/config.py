@@ -4,9 +4,10 @@ Nothing here imports torch, so that `foveal --help` is quick.
 """
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp16')
+PRECISIONS = ('fp32', 'tf32', 'medium', 'bf16', 'fp16', 'pure-bf16', 'pure-fp16')
+STATISTICS = ('reduce', 'broadcast', 'none')
 COMPILE_MODES = ('default', 'reduce-overhead', 'max-autotune')
 CLIP_MODES = ('norm', 'value', 'agc')
 NONFINITE = ('stop', 'skip')
@@ -36,6 +37,9 @@ class TrainConfig:
     """Where the image is: a column, an array, endings of files (jpg;png)."""
     target_key: str | None = None
     """Where the label is: a column, an array, the ending of a shard's member, json/label."""
+    target_format: str | None = None
+    """How labels are to be read where they look otherwise: indices (each image lists its classes), multihot (a 0 or 1
+    for every class) or numbers (which are then learnt as such)."""
     train_num_samples: int | None = None
     """Samples of a stream of training images that does not say."""
     val_num_samples: int | None = None
@@ -104,6 +108,9 @@ class TrainConfig:
     """Most boxes erased of an image."""
     aug_repeats: float = 0.0
     """Above 1: every image comes so often in a row, augmented differently, and an epoch shows fewer images."""
+    aug_splits: int = 0
+    """Above 1: every image of a batch comes so often, clean first, then augmented, for the agreement that loss jsd asks
+    for (AugMix); the step has so many times the images."""
     mixup: float = 0.0
     """Alpha of mixup; 0: none."""
     cutmix: float = 0.0
@@ -118,12 +125,25 @@ class TrainConfig:
     """batch (one draw for a batch), pair, elem (one for each pair, or image) or half (pairs become one image)."""
     mixup_off_epoch: int = 0
     """Mix until this epoch; 0: to the end."""
-    smoothing: float = 0.1
-    """Label smoothing."""
-    loss: str = 'ce'
-    """ce, bce, asl or poly."""
+    smoothing: float | None = None
+    """Label smoothing. Absent: 0.1 with one label an image, else 0."""
+    loss: str = ''
+    """With one label an image ce, bce, asl, poly or jsd; with several bce, asl, poly, twoway, zlpr or db; of numbers
+    mse, l1 or huber. Absent: the first of these."""
     loss_options: dict[str, Any] = field(default_factory=dict)
-    """Further options of the loss, such as {bce_target_thresh: 0.2}."""
+    """Further options of the loss, such as {bce_target_thresh: 0.2} or {huber_delta: 0.5}."""
+    class_weight: str | float | list[float] | None = None
+    """Weight of each class in the loss: inv_freq or effective_num, which go by how often it occurs in the training
+    images; numbers; or a .json file of them."""
+    pos_weight: str | float | list[float] | None = None
+    """Weight of a class's presence over its absence, in bce and in asl of several labels: neg_pos, which goes by the
+    counts; a number, or one for each class; or a .json file."""
+    weight_options: dict[str, Any] = field(default_factory=dict)
+    """power of inv_freq and neg_pos, beta of effective_num, max_weight."""
+    class_stats: str | None = None
+    """JSON file with pos_counts and num_samples, in place of counting; a stream cannot be counted beforehand."""
+    threshold: float = 0.5
+    """Of several labels an image: the probability from which on one counts as named, in F1."""
     teacher: str | None = None
     """Learn from this model too: a run's folder, a checkpoint of a run, or the name of a published model."""
     distill: str = 'logit'
@@ -133,8 +153,9 @@ class TrainConfig:
 
     epochs: int = 100
     """Length of the run, warm-up included."""
-    batch_size: int = 128
-    """Images a step and process."""
+    batch_size: int | Literal['auto'] = 128
+    """Images a step and process. auto: as many as memory holds, at most 1024; found by trial before the run, and kept
+    when it goes on."""
     grad_accum: int = 1
     """Steps whose gradients make one update."""
     opt: str = 'adamw'
@@ -161,6 +182,8 @@ class TrainConfig:
     """warmup: true lets the decay rise; gamma, power, min_decay, update_after, device, dtype."""
     freeze: list[str] = field(default_factory=list)
     """Wildcards on the names of parameters that do not learn, such as stem* or stages.0.*."""
+    head_epochs: int = 0
+    """In so many epochs at the start only the classifier learns; then all does that freeze leaves."""
     sched: str = 'cosine'
     """Schedule of the learning rate: cosine, tanh, poly, step, multistep, constant, wsd, rsqrt, plateau or none."""
     warmup_epochs: float | None = None
@@ -177,11 +200,20 @@ class TrainConfig:
     device: str = 'auto'
     """auto (cuda where there is one), cpu, cuda, ..."""
     precision: str = 'fp32'
-    """fp32, tf32 (CUDA), or bf16 or fp16 (autocast)."""
+    """fp32; tf32 or medium (torch's names: high, medium), whose float32 products round their factors; bf16 or fp16
+    (autocast: weights stay float32); pure-bf16 or pure-fp16 (weights and all else)."""
     compile: str = ''
     """Compile the model and its loss: default, reduce-overhead or max-autotune. Absent: no. Takes minutes to start."""
     channels_last: bool | None = None
     """Memory format of images and kernels. Absent: on for CUDA and CPU, where small ResNets train a quarter faster."""
+    shard: bool = False
+    """Of several processes each holds its share of weights, gradients, optimizer and running mean (docs/distributed.md)
+    instead of all."""
+    sync_bn: bool = False
+    """Batch norms take their statistics over the images of all processes."""
+    dist_bn: str = 'reduce'
+    """Before evaluating and saving, running statistics of batch norms become their mean over all processes (reduce) or
+    the first one's (broadcast); none: each keeps its own."""
     grad_checkpointing: bool = False
     """Compute activations twice to hold fewer of them."""
     deterministic: bool = False
@@ -208,6 +240,27 @@ class TrainConfig:
     """Also save every so many updates within an epoch; 0: after epochs only."""
     keep: int = 0
     """Keep the weights of so many best epochs, under checkpoints; `foveal average` makes one model of them."""
+    metric: str = ''
+    """What makes an epoch the best: a column of metrics.csv, such as val_loss. Absent: val_top1 with one label an
+    image, val_map with several, val_r2 of numbers."""
+    milestones: list[int] = field(default_factory=list)
+    """Epochs whose whole run is kept under checkpoints for ever, such as 100,200; a run can go on from each."""
+    stop_epoch: int = 0
+    """Stop after this epoch, in the middle of the schedule, which keeps its length; 0: at its end."""
+    evaluate_plain: bool = False
+    """With ema: evaluate the weights themselves as well, in columns of their own (plain_loss, plain_top1 ...)."""
+
+    log_updates: int = 50
+    """Updates between two rows of updates.csv: loss, learning rate, images a second; 0: none. Without a terminal they
+    are printed too."""
+    track: list[str] = field(default_factory=list)
+    """Send metrics, configuration and pictures to tensorboard, wandb or mlflow; several with commas between."""
+    track_project: str = 'foveal'
+    """Project of wandb, experiment of mlflow."""
+    track_name: str = ''
+    """What the run is called there. Absent: the name of its folder."""
+    track_options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of each, such as {wandb: {mode: offline, tags: [a]}, mlflow: {tracking_uri: runs/mlflow}}."""
 
 
 def to_plain(config: Any) -> dict[str, Any]:
@@ -224,10 +277,10 @@ def check_train(config: TrainConfig) -> None:
     if not config.data:
         raise ValueError('data is missing: give --data FOLDER or --data torch/NAME')
     for name in ('epochs', 'batch_size', 'grad_accum'):
-        if getattr(config, name) < 1:
+        if getattr(config, name) != 'auto' and getattr(config, name) < 1:
             raise ValueError(f'{name} must be at least 1, got {getattr(config, name)}')
     at_least_zero = ('seed', 'workers', 'threads', 'save_updates', 'keep', 'weight_decay', 'warmup_lr', 'min_lr')
-    for name in (*at_least_zero, 'mixup_off_epoch', 'nonfinite_limit'):
+    for name in (*at_least_zero, 'mixup_off_epoch', 'nonfinite_limit', 'aug_splits', 'stop_epoch', 'log_updates'):
         if getattr(config, name) < 0:
             raise ValueError(f'{name} must be at least 0, got {getattr(config, name)}')
     if not config.lr > 0:
@@ -236,6 +289,8 @@ def check_train(config: TrainConfig) -> None:
         raise ValueError(f'compile must be one of {", ".join(COMPILE_MODES)}, got {config.compile!r}')
     if config.clip_mode not in CLIP_MODES:
         raise ValueError(f'clip_mode must be one of {", ".join(CLIP_MODES)}, got {config.clip_mode!r}')
+    if config.dist_bn not in STATISTICS:
+        raise ValueError(f'dist_bn must be one of {", ".join(STATISTICS)}, got {config.dist_bn!r}')
     if config.nonfinite not in NONFINITE:
         raise ValueError(f'nonfinite must be one of {", ".join(NONFINITE)}, got {config.nonfinite!r}')
     if config.distill not in DISTILL_TYPES:
@@ -244,8 +299,22 @@ def check_train(config: TrainConfig) -> None:
         raise ValueError(f'ema must be in [0, 1), got {config.ema}')
     if config.clip_grad is not None and not config.clip_grad > 0:
         raise ValueError(f'clip_grad must be above 0, got {config.clip_grad}')
-    if not 0 <= config.smoothing < 1:
+    if config.aug_splits > 1 and (config.mixup or config.cutmix or config.cutmix_minmax):
+        raise ValueError('aug_splits shows views of the same images, which mixup and cutmix would mix; leave one out')
+    if config.loss == 'jsd' and config.aug_splits < 2:
+        raise ValueError(f'loss jsd compares views of an image: give aug_splits, such as 3, got {config.aug_splits}')
+    if not 0 < config.threshold < 1:
+        raise ValueError(f'threshold must be in (0, 1), got {config.threshold}')
+    if config.smoothing is not None and not 0 <= config.smoothing < 1:
         raise ValueError(f'smoothing must be in [0, 1), got {config.smoothing}')
+    if any(epoch < 1 for epoch in config.milestones):
+        raise ValueError(f'milestones must be epochs, counted from 1, got {config.milestones}')
+    if config.evaluate_plain and not config.ema:
+        raise ValueError('evaluate_plain is for runs with ema; without it the weights themselves are evaluated')
+    if not 0 <= config.head_epochs <= config.epochs:
+        raise ValueError(f'head_epochs must be in [0, epochs={config.epochs}], got {config.head_epochs}')
+    if config.head_epochs and config.shard:
+        raise ValueError('head_epochs cannot change what learns of a model that shard has cut up; leave one out')
     if config.warmup_epochs is not None and not 0 <= config.warmup_epochs < config.epochs:
         raise ValueError(f'warmup_epochs must be in [0, epochs={config.epochs}), got {config.warmup_epochs}')
     check_precision(config.precision)

@@ -1,11 +1,14 @@
-"""One process or several: torchrun starts them, this finds them."""
+"""One process or several: torchrun, srun or mpirun starts them, this finds them."""
 
 import os
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from foveal.engine import launchers
 
 
 @dataclass(frozen=True)
@@ -28,18 +31,19 @@ class Process:
 
 
 def start(device: str = 'auto', threads: int = 0) -> Process:
-    """Joins the processes that torchrun started, over nccl on CUDA and gloo elsewhere; alone without torchrun.
+    """Joins the processes that torchrun, srun or mpirun started, over nccl on CUDA and gloo elsewhere; or is alone.
 
     Args:
-        device: auto, or a device of torch; under torchrun each process takes the CUDA device of its local rank.
+        device: auto, or a device of torch; of several processes each takes the CUDA device of its local rank.
         threads: CPU threads of this process; 0 leaves torch's choice.
 
     Returns:
         This process.
 
     Raises:
-        ValueError: No such device here.
+        ValueError: No such device here, or an environment that does not say enough.
     """
+    os.environ.update(launchers.find(os.environ))
     if threads:
         torch.set_num_threads(threads)
     name = ('cuda' if torch.cuda.is_available() else 'cpu') if device == 'auto' else device
@@ -54,8 +58,19 @@ def start(device: str = 'auto', threads: int = 0) -> Process:
         chosen = torch.device('cuda', int(os.environ['LOCAL_RANK']))
         torch.cuda.set_device(chosen)
     if not dist.is_initialized():
-        dist.init_process_group('nccl' if chosen.type == 'cuda' else 'gloo')
+        join('nccl' if chosen.type == 'cuda' else 'gloo')
     return Process(dist.get_rank(), dist.get_world_size(), chosen)
+
+
+def join(backend: str) -> None:
+    """Joins the group of processes.
+
+    torchrun keeps one store for all attempts at a run. Addresses of processes that are gone lie in it, and gloo would
+    try to reach them, so every attempt gets a part of the store to itself.
+    """
+    store, rank, world_size = next(dist.rendezvous('env://'))
+    attempt = dist.PrefixStore(f'attempt{os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', store)
+    dist.init_process_group(backend, store=attempt, rank=rank, world_size=world_size)
 
 
 def finish() -> None:
@@ -77,10 +92,27 @@ def wait() -> None:
         dist.barrier()
 
 
-def average_buffers(model: nn.Module) -> None:
-    """Batch-norm statistics, which each process gathers from its own images, become their mean over all processes."""
-    if dist.is_initialized():
-        for buffer in model.buffers():
-            if buffer.is_floating_point():
-                dist.all_reduce(buffer)
-                buffer /= dist.get_world_size()
+def local(t: Tensor) -> Tensor:
+    """What a tensor, perhaps a sharded one, holds here."""
+    return t.to_local() if hasattr(t, 'to_local') else t
+
+
+@torch.no_grad()
+def share_statistics(model: nn.Module, how: str) -> None:
+    """Lets all processes have the same statistics in a model's norms, which each gathers from its own images.
+
+    Args:
+        model: Its norms are changed.
+        how: reduce (they become their mean over all processes), broadcast (those of the first) or none.
+    """
+    if how == 'none' or not dist.is_initialized():
+        return
+    for module in model.modules():
+        # of our own layers with running statistics, EvoNorm is no _NormBase
+        if isinstance(module, _NormBase) or 'running_var' in module._buffers:
+            for buffer in module.buffers(recurse=False):
+                if how == 'broadcast':
+                    dist.broadcast(buffer, 0)
+                elif buffer.is_floating_point():
+                    dist.all_reduce(buffer)
+                    buffer /= dist.get_world_size()

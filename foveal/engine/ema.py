@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foveal.engine.distributed import local
 from foveal.optim.program import round_randomly
 
 
@@ -67,7 +68,7 @@ class Ema:
             update: Number of that update, from 1.
         """
         decay = self.decay_at(update)
-        averages, currents = list(tensors(self.model)), list(tensors(model))
+        averages, currents = ([local(t) for t in tensors(of)] for of in (self.model, model))
         whole: tuple[list[Tensor], list[Tensor]] = ([], [])
         for average, current in zip(averages, currents, strict=True):
             if not average.is_floating_point() or decay == 0:

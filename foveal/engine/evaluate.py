@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,11 @@ from foveal.data.loader import Loader
 from foveal.engine.distributed import total
 from foveal.engine.multi_label import gathered
 from foveal.engine.precision import autocast
+from foveal.engine.sharding import in_step
+
+if TYPE_CHECKING:
+    from foveal.engine.goals import AnyScores, Goal
+    from foveal.engine.top_losses import TopLosses
 
 
 @dataclass(frozen=True)
@@ -153,24 +158,30 @@ def outputs(model: nn.Module, loader: Loader, precision: str = 'fp32') -> Iterat
         UnreadableImageError: An image that cannot be decoded.
     """
     model.eval()
-    for batch in loader:
+    for batch, own in in_step(model, loader):
         with autocast(loader.device, precision):
             logits = model(batch.images)
-        yield logits.float(), batch.targets, batch.addresses
+        if own:
+            yield logits.float(), batch.targets, batch.addresses
 
 
-def evaluate(model: nn.Module, loader: Loader, num_classes: int, precision: str = 'fp32') -> Scores:
-    """Scores a model on images of one label each; under torchrun every process gets the scores of all.
+def evaluate(
+    model: nn.Module, loader: Loader, goal: 'Goal', precision: str = 'fp32', worst: 'TopLosses | None' = None
+) -> 'AnyScores':
+    """Scores a model; under torchrun every process gets the scores of all.
 
     Args:
         model, loader, precision: As of `outputs`.
-        num_classes: Classes of the logits.
+        goal: What the model is to tell of the images, which says how it is scored.
+        worst: Takes note of the images of the largest losses, where they have one label each.
 
     Raises:
         UnreadableImageError: An image that cannot be decoded.
         ValueError: There is no image.
     """
-    meter = Meter(num_classes, loader.device)
-    for logits, targets, _ in outputs(model, loader, precision):
+    meter = goal.meter(loader.device)
+    for logits, targets, addresses in outputs(model, loader, precision):
         meter.update(logits, targets)
+        if worst is not None:
+            worst.update(logits, targets, addresses)
     return meter.compute()

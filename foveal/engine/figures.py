@@ -9,33 +9,43 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from foveal.data import ImageDataset
+from foveal.data.images import decode
+from foveal.data.stream import StreamDataset
+from foveal.engine.metrics import METRICS, of_validation, told
+
 if TYPE_CHECKING:
     from foveal.engine.calibration import Calibrated
+    from foveal.engine.evaluate import Scores
+    from foveal.engine.top_losses import Mistake
 
 # colours that stay apart for colour-blind readers (Okabe and Ito 2008)
 BLUE, ORANGE, GREEN, GREY = '#0072B2', '#D55E00', '#009E73', '#8a8a8a'
 NUMBERED = 20  # more classes than this are drawn without numbers in the cells
 NAMED = 50  # and more than this without names
+DRAWN = 2000  # and more than this not at all: a pixel each
 
 
 def curves(history: Sequence[dict[str, Any]]) -> Figure:
     """Losses and accuracy over the epochs.
 
     Args:
-        history: Rows with epoch, train_loss, val_loss, val_top1 and val_top5.
+        history: Rows with epoch, train_loss, val_loss and the further scores of the validation.
     """
     figure = Figure(figsize=(10, 4), layout='constrained')
     left, right = figure.subplots(1, 2)
     epochs = [row['epoch'] for row in history]
     marker = 'o' if len(epochs) < 30 else None
-    for axes, key, label, colour in (
-        (left, 'train_loss', 'training (augmented, smoothed)', BLUE),
-        (left, 'val_loss', 'validation', ORANGE),
-        (right, 'val_top5', 'top-5', GREY),
-        (right, 'val_top1', f'top-1, best {max(row["val_top1"] for row in history):.2f} %', ORANGE),
-    ):
+    lines = [(left, 'train_loss', 'training (augmented, smoothed)', BLUE), (left, 'val_loss', 'validation', ORANGE)]
+    there = [name for name in of_validation(history[0]) if name in METRICS and not METRICS[name].lower]
+    for name, colour in zip(there, (ORANGE, GREY, GREEN, BLUE), strict=False):
+        best = told(name, max(row[f'val_{name}'] for row in history))
+        lines.append(
+            (right, f'val_{name}', f'{METRICS[name].title}, best{best.removeprefix(METRICS[name].title)}', colour)
+        )
+    for axes, key, label, colour in lines:
         axes.plot(epochs, [row[key] for row in history], label=label, color=colour, marker=marker, markersize=4)
-    for axes, title in ((left, 'Loss'), (right, 'Validation accuracy (%)')):
+    for axes, title in ((left, 'Loss'), (right, 'Validation (%)' if METRICS[there[0]].unit else 'Validation')):
         axes.set_title(title)
         axes.set_xlabel('epoch')
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -88,6 +98,49 @@ def confusion(counts: torch.Tensor, classes: Sequence[str]) -> Figure:
     right = 100 * counts.diag().sum().item() / max(counts.sum().item(), 1)
     axes.set(xlabel='guess', ylabel='true class', title=f'{counts.sum().item():,} images, {right:.2f} % right')
     return figure
+
+
+def confusion_of(scores: 'Scores', classes: Sequence[str]) -> Figure | None:
+    """The confusions of an evaluation; of many classes those that occur or were named.
+
+    Args:
+        scores: Of the evaluation.
+        classes: Names of all classes.
+
+    Returns:
+        The figure; None where there are more classes than pixels.
+    """
+    if len(classes) <= NAMED:
+        return confusion(scores.confusion, classes)
+    met, counts = scores.met()
+    return confusion(counts, [classes[i] for i in met.tolist()]) if len(met) <= DRAWN else None
+
+
+def mistakes(
+    rows: Sequence['Mistake'], images: ImageDataset | StreamDataset, classes: Sequence[str], columns: int = 4
+) -> Figure | None:
+    """A sheet of images that a model is wrong about, with what it made of them.
+
+    Args:
+        rows: The images.
+        images: Where they are.
+        classes: Names of the classes.
+        columns: Most images in a row.
+
+    Returns:
+        The figure; None of no images, and of a stream, which gives none again.
+    """
+    if isinstance(images, StreamDataset) or not rows:
+        return None
+    pictures = [as_image(decode(images.read(row.index), images.channels)) for row in rows]
+    titles = [f'is {classes[row.truth]} (loss {row.loss:.2f})' for row in rows]
+    guesses = [
+        [(classes[row.guess], row.guess_probability), (classes[row.truth], row.truth_probability)][
+            : 1 + (row.guess != row.truth)
+        ]
+        for row in rows
+    ]
+    return sheet(pictures, titles, guesses, columns)
 
 
 def reliability(calibrated: 'Calibrated') -> Figure:

@@ -1,18 +1,22 @@
 """What of a run lies where on disk."""
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
 
-from foveal.engine import checkpoint, distributed
+from foveal.engine import checkpoint, distributed, shards
 from foveal.engine.config import TrainConfig
 from foveal.engine.run import Run
+from foveal.engine.selection import best_first
 from foveal.engine.writer import Writer
 from foveal.files import remove_leftovers
+
+# what a run has before its first checkpoint
+BEGUN = {'config.yaml', 'classes.json', 'provenance.json', 'tracking.json', 'report.html', 'tensorboard', 'wandb'}
 
 
 def find_resumed(config: TrainConfig) -> tuple[TrainConfig, checkpoint.Checkpoint | None]:
@@ -21,12 +25,19 @@ def find_resumed(config: TrainConfig) -> tuple[TrainConfig, checkpoint.Checkpoin
         return config, None
     if config.resume == 'auto':
         output = Path(config.output or default_output(config))
-        return config, checkpoint.load(output, 'last') if (output / 'last.safetensors').is_file() else None
-    saved = checkpoint.load(config.resume, 'last')
+        return config, opened(output) if checkpoint.written(output, 'last') else None
+    saved = opened(Path(config.resume))
     if not config.data and 'run' in saved.header:
         stored = saved.header['run']['config']
-        config = TrainConfig(**{**stored, 'resume': config.resume, 'output': config.output or stored['output']})
+        now = {'resume': config.resume, 'output': config.output or stored['output'], 'stop_epoch': config.stop_epoch}
+        config = TrainConfig(**{**stored, **now})
     return replace(config, output=config.output or str(saved.path.parent)), saved
+
+
+def opened(path: Path) -> checkpoint.Checkpoint:
+    """The checkpoint to go on from of a path. One in shards has no tensors yet: processes take those that they need."""
+    path = checkpoint.find(path, 'last')
+    return shards.opened(path) if path.suffix == checkpoint.SHARDS else checkpoint.load(path)
 
 
 def default_output(config: TrainConfig) -> str:
@@ -49,7 +60,9 @@ def prepare_output(output: Path, resume: str, resumed: bool) -> None:
     if resume and output.is_dir():
         for folder in (output, output / 'checkpoints'):
             remove_leftovers(folder)
-    begun = {'config.yaml', 'classes.json'} if resume == 'auto' else set()
+            for left in folder.glob(f'.*{checkpoint.SHARDS}.*'):
+                shutil.rmtree(left)
+    begun = BEGUN if resume == 'auto' else set()
     if not resumed and output.is_dir() and any(path.name not in begun for path in output.iterdir()):
         raise FileExistsError(f'{output} already holds a run; choose another output, or go on with it by --resume auto')
     try:
@@ -59,27 +72,32 @@ def prepare_output(output: Path, resume: str, resumed: bool) -> None:
         raise OSError(f'cannot write to output {output}: {error.strerror}') from error
 
 
-def save_epoch(run: Run, output: Path, writer: Writer, is_best: bool) -> None:
+def save_epoch(run: Run, output: Path, process: distributed.Process, writer: Writer, is_best: bool) -> None:
     """Write what is kept of an epoch. The whole run comes last: killed before it, the epoch is made again."""
+    if not (process.is_main or run.shards):
+        return
     if is_best:
-        write(writer, output / 'best.safetensors', run.snapshot_weights)
+        write(writer, process, output / 'best.safetensors', run.snapshot_weights)
     if run.config.keep:
-        keep_best(run, output / 'checkpoints', writer)
-    write(writer, output / 'last.safetensors', run.snapshot)
+        keep_best(run, output / 'checkpoints', process, writer)
+    if run.epoch in run.config.milestones:
+        (output / 'checkpoints').mkdir(exist_ok=True)
+        write(writer, process, output / 'checkpoints' / f'milestone-{run.epoch:04}.safetensors', run.snapshot)
+    write(writer, process, output / 'last.safetensors', run.snapshot)
 
 
-def keep_best(run: Run, folder: Path, writer: Writer) -> None:
+def keep_best(run: Run, folder: Path, process: distributed.Process, writer: Writer) -> None:
     """Write the weights of an epoch where it is among the best, and then delete what it drove out."""
-    ranked = sorted(run.history, key=lambda row: (-row['val_top1'], row['epoch']))
+    ranked = best_first(run.history, run.config.metric)
     best = {f'epoch-{row["epoch"]:04}.safetensors' for row in ranked[: run.config.keep]}
     newest = f'epoch-{run.epoch:04}.safetensors'
     if newest in best:
         folder.mkdir(exist_ok=True)
-        write(writer, folder / newest, run.snapshot_weights)
+        write(writer, process, folder / newest, run.snapshot_weights)
     # the deleting waits for the writing
     writer.wait()
     for old in folder.glob('epoch-*.safetensors'):
-        if old.name not in best:
+        if process.is_main and old.name not in best:
             old.unlink()
 
 
@@ -87,11 +105,36 @@ def save_within_epoch(run: Run, output: Path, process: distributed.Process, writ
     """Write a checkpoint before the epoch ends."""
     if run.losses:
         run.losses = list(distributed.total(torch.stack(run.losses)) / process.world_size)
-    if process.is_main:
-        write(writer, output / 'last.safetensors', run.snapshot)
+    for model in [run.model, *([run.ema.model] if run.ema else [])]:
+        distributed.share_statistics(model, run.config.dist_bn)
+    if process.is_main or run.shards:
+        write(writer, process, output / 'last.safetensors', run.snapshot)
 
 
-def write(writer: Writer, path: Path, take: Callable[[], checkpoint.Snapshot]) -> None:
-    """Writes a snapshot in the background. It is taken when the one before is written: memory holds one at a time."""
+def write(
+    writer: Writer,
+    process: distributed.Process,
+    path: Path,
+    take: Callable[[], checkpoint.Snapshot | shards.ShardSnapshot],
+) -> None:
+    """Writes a snapshot in the background. It is taken when the one before is written: memory holds one at a time.
+
+    Args:
+        writer: Writes.
+        process: Only the first writes, but of what is sharded all do.
+        path: The file; shards go to a folder of its name with another ending. Of the two, the older is deleted.
+        take: Makes the snapshot.
+    """
     writer.wait()
-    writer.submit(partial(take().write, path))
+    taken, folder = take(), path.with_suffix(checkpoint.SHARDS)
+
+    def job() -> None:
+        if isinstance(taken, shards.ShardSnapshot):
+            taken.write(folder)
+            if process.is_main:
+                path.unlink(missing_ok=True)
+        elif process.is_main:
+            taken.write(path)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    writer.submit(job)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from foveal.data import Loader
 from foveal.data.loader import Batch
 from foveal.engine import distributed
+from foveal.engine.distributed import local
 from foveal.engine.halving import is_out_of_memory
 from foveal.engine.precision import autocast
 from foveal.engine.run import Run, shorten
@@ -79,7 +80,7 @@ class Guard:
         """
         flag = ~loss.isfinite()
         if not self.run.scaler.is_enabled():
-            flag = flag | ~all_finite([p.grad for p in self.run.task.parameters() if p.grad is not None])
+            flag = flag | ~all_finite([local(p.grad) for p in self.run.task.parameters() if p.grad is not None])
         if not self.at_once:
             self.flags.append(flag)
             return False
@@ -125,11 +126,15 @@ class Guard:
         if suspect.loss.isfinite():
             if elsewhere:
                 return f'{said}the loss of another process is not finite'
-            wrong = [name for name, p in run.task.named_parameters() if p.grad is not None and not all_finite([p.grad])]
+            grads = [(name, local(p.grad)) for name, p in run.task.named_parameters() if p.grad is not None]
+            wrong = [name for name, grad in grads if not all_finite([grad])] or ['what another process holds']
             return f'{said}the gradient of {shorten(wrong)} is not finite (last batch: {names()})'
         said += f'the loss became {suspect.loss.item()}'
         if (rows := bad_rows(suspect.images)).any():
             return f'{said}; images that are not finite: {names(rows)}'
+
+        if run.shards:  # others do not compute with this process now
+            return f'{said}; batch of {names()}'
 
         def forward() -> None:
             # the task's own method: hooks do not fire in what is compiled
@@ -201,7 +206,7 @@ def first_nonfinite(model: nn.Module, forward: Callable[[], Any]) -> tuple[str, 
 def in_parts(run: Run, images: Tensor, targets: Tensor, learn: Callable[[Tensor, Tensor, float], Tensor]) -> Tensor:
     """Learns from a batch, in parts where memory does not hold all of it; their gradients add up to the batch's.
 
-    The size that did fit is kept for the rest of the run. Batch norms see the parts.
+    The size that did fit is kept for the rest of the run. Batch norms see the parts. Views of an image stay together.
 
     Args:
         run: Whose memory it is.
@@ -216,16 +221,17 @@ def in_parts(run: Run, images: Tensor, targets: Tensor, learn: Callable[[Tensor,
             again: those of other batches are added, or are on their way to other processes.
     """
     alone = not dist.is_initialized() and all(parameter.grad is None for parameter in run.task.parameters())
+    views = max(1, run.config.aug_splits)
     while True:
         size = min(run.fitting or len(images), len(images))
         try:
             losses = [
                 learn(some, their, len(some) / len(images))
-                for some, their in zip(images.split(size), targets.split(size), strict=True)
+                for some, their in zip(parts(images, size, views), parts(targets, size, views), strict=True)
             ]
             return torch.stack(losses).sum()
         except RuntimeError as error:
-            if not is_out_of_memory(error) or size == 1 or not alone:
+            if not is_out_of_memory(error) or size <= views or not alone:
                 raise
         # outside the handler: the error holds the tensors of the failed pass
         run.optimizer.zero_grad()
@@ -233,3 +239,10 @@ def in_parts(run: Run, images: Tensor, targets: Tensor, learn: Callable[[Tensor,
         if images.device.type == 'cuda':
             torch.cuda.empty_cache()
         print(f'out of memory at {size} images; going on with {run.fitting} at a time', flush=True)
+
+
+def parts(rows: Tensor, size: int, views: int) -> list[Tensor]:
+    """A batch's rows in parts of about so many; each has all views, which lie one behind the other, of its images."""
+    if views == 1:
+        return list(rows.split(size))
+    return [part.flatten(0, 1) for part in rows.unflatten(0, (views, -1)).split(max(1, size // views), 1)]

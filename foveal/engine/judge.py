@@ -10,9 +10,10 @@ from foveal.data.class_map import class_names, read_class_map
 from foveal.data.stream import StreamDataset
 from foveal.engine import checkpoint
 from foveal.engine.distributed import Process
+from foveal.engine.goals import Goal, OneLabel, restored
 from foveal.engine.halving import Halving
 from foveal.engine.judging import JudgingConfig, LabelledConfig
-from foveal.engine.precision import allow_tf32
+from foveal.engine.precision import set_products, weights_dtype
 from foveal.engine.views import TestTimePool, Views, preprocess_of_views, published_window
 from foveal.labels import Label, labels_of
 from foveal.models.backbone import Backbone
@@ -27,12 +28,16 @@ class Judge:
         preprocess: What its input needs.
         labels: What each output means; None where nobody said.
         numbering: name -> output; a class map may have several names for one.
+        goal: What it was trained to tell of an image; None where nobody said.
+        target_format: How the labels that it was trained on were read.
     """
 
     model: nn.Module
     preprocess: Preprocess
     labels: list[Label] | None
     numbering: dict[str, int]
+    goal: Goal | None = None
+    target_format: str | None = None
 
     @property
     def outputs(self) -> int:
@@ -70,8 +75,11 @@ def load_judge(config: JudgingConfig, source: str, process: Process) -> Judge:
         who = 'class_map' if config.class_map else source
         raise ValueError(f'{source} has {model.num_classes} outputs, but {who} names {len(labels)} classes')
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    model = model.to(process.device, memory_format=layout)
-    return Judge(model, preprocess, labels, numbering)
+    model = model.to(process.device, weights_dtype(config.precision), memory_format=layout)
+    if loaded.header is None:
+        return Judge(model, preprocess, labels, numbering)
+    told = loaded.header.get('task', {})
+    return Judge(model, preprocess, labels, numbering, restored(loaded.header), told.get('target_format'))
 
 
 def labels_for(
@@ -101,19 +109,24 @@ def load_ema(model: nn.Module, source: str) -> None:
     model.load_state_dict(averages)
 
 
-def forward_of(judge: Judge, config: JudgingConfig, multi_label: bool = False) -> Halving:
+def forward_of(judge: Judge, config: JudgingConfig, goal: Goal | None = None) -> Halving:
     """The model with what is asked around it: pooling, views, compilation, several devices, halving of batches.
+
+    Args:
+        judge: The model.
+        config: What is asked.
+        goal: What its outputs mean; one label an image where absent.
 
     Raises:
         ValueError: More devices than there are, or pooling that the model does not have.
     """
     model = judge.model
     device = next(model.parameters()).device
-    allow_tf32(config.precision)
+    set_products(config.precision)
     if config.test_pool:
         model = TestTimePool(model, published_window(model) if isinstance(model, Backbone) else (1, 1))
     if config.tta:
-        model = Views(model, config.tta, judge.preprocess.input_size[1:], multi_label)
+        model = Views(model, config.tta, judge.preprocess.input_size[1:], (goal or OneLabel([])).mean)
     if config.compile:
         model = torch.compile(model, mode=config.compile)  # type: ignore[assignment]
     if config.devices > 1:
@@ -142,7 +155,7 @@ def open_labelled(config: LabelledConfig, judge: Judge, split: str = '') -> Imag
         class_map=judge.numbering or None if config.data.lower().startswith(STREAMS) else None,
         input_key=config.input_key,
         target_key=config.target_key,
-        target_format=config.target_format,
+        target_format=config.target_format or judge.target_format,
         num_samples=config.num_samples,
         val_fraction=config.val_fraction,
     )
@@ -160,6 +173,7 @@ def loader_of(
         num_workers=config.workers,
         crop_border_pixels=config.crop_border_pixels or None,
         channels_last=config.channels_last,
+        img_dtype=weights_dtype(config.precision),
         bad_samples=config.bad_samples,
         bad_limit=config.bad_limit,
         rank=process.rank,

@@ -44,7 +44,7 @@ class JudgingConfig:
     devices: int = 1
     """CUDA devices of this process that share each batch."""
     precision: str = 'fp32'
-    """fp32, tf32 (CUDA), or bf16 or fp16 (autocast)."""
+    """fp32, tf32, medium, bf16, fp16, pure-bf16 or pure-fp16, as of `foveal train`."""
     channels_last: bool = False
     """Memory format of images and kernels."""
     compile: str = ''
@@ -90,12 +90,12 @@ class ValidateConfig(LabelledConfig):
     exclude: str = ''
     """Of several models: wildcards, with commas between, on those to leave out."""
     valid_labels: str = ''
-    """Score some of the model's classes only: present (those that the data have, as for ImageNet-A and -R), or a file
-    of their names or indices."""
+    """Score some of the model's classes only: present (those that the data have), imagenet-a, imagenet-r, or a
+    file of their names or indices."""
     real_labels: str | None = None
     """File of all labels of ImageNet's validation images (ReaL), to score by them too."""
-    threshold: float = 0.5
-    """Of several labels an image: the probability from which on one counts as named."""
+    threshold: float | None = None
+    """Of several labels an image: the probability from which on one counts as named. Absent: the run's own, or 0.5."""
     calibration: bool = False
     """Find the temperature too; keeps all logits in memory."""
     per_class: bool = False
@@ -121,7 +121,7 @@ class PredictConfig(JudgingConfig):
     scores: str = 'probability'
     """What a guess is given with: probability or logit."""
     multi_label: bool = False
-    """Classes do not exclude each other: the probability of each is its own (sigmoid)."""
+    """Classes do not exclude each other: the probability of each is its own (sigmoid). Known of a run."""
     threshold: float = 0.0
     """Leave out guesses of a lower probability."""
     label_type: str = 'description'

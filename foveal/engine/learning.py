@@ -13,12 +13,11 @@ from foveal.engine import tasks
 from foveal.engine.checkpoint import load_model
 from foveal.engine.config import TrainConfig
 from foveal.engine.ema import Ema
-from foveal.errors import near
-from foveal.loss import create_classification_loss
+from foveal.engine.goals import Goal
+from foveal.engine.precision import PURE, weights_dtype
+from foveal.errors import check_options, near
 from foveal.optim import Lookahead
 
-# what other fields of the configuration decide
-OF_LOSS = {'loss_type', 'smoothing', 'soft_targets', 'multi_label', 'jsd_splits'}
 DISTILLATIONS: dict[str, type[tasks.Distillation]] = {
     'logit': tasks.LogitDistillation,
     'feature': tasks.FeatureDistillation,
@@ -26,20 +25,7 @@ DISTILLATIONS: dict[str, type[tasks.Distillation]] = {
 }
 
 
-def build_loss(config: TrainConfig, mixed: bool) -> nn.Module:
-    """The loss of a batch; of one that is mixed, targets are distributions and smoothed already.
-
-    Raises:
-        ValueError: An unknown loss or option, or a combination that means nothing.
-    """
-    legal = set(inspect.signature(create_classification_loss).parameters) - OF_LOSS
-    check_options('loss_options', config.loss_options, legal)
-    return create_classification_loss(
-        config.loss, smoothing=config.smoothing, soft_targets=mixed, **config.loss_options
-    )
-
-
-def mixing(config: TrainConfig, num_classes: int, epoch: int) -> Mixup | None:
+def mixing(config: TrainConfig, goal: Goal, epoch: int) -> Mixup | None:
     """Mixup and cutmix, where an epoch has them."""
     is_over = 0 < config.mixup_off_epoch <= epoch
     if is_over or not (config.mixup or config.cutmix or config.cutmix_minmax):
@@ -51,26 +37,32 @@ def mixing(config: TrainConfig, num_classes: int, epoch: int) -> Mixup | None:
         config.mixup_prob,
         config.mixup_switch_prob,
         config.mixup_mode,
-        label_smoothing=config.smoothing,
-        num_classes=num_classes,
+        label_smoothing=config.smoothing or 0.0,
+        num_classes=len(goal.classes),
+        multi_label=goal.kind != 'class',
     )
 
 
-def build_task(config: TrainConfig, model: nn.Module, preprocess: Preprocess, device: torch.device) -> tasks.Task:
+def build_task(
+    config: TrainConfig, goal: Goal, model: nn.Module, preprocess: Preprocess, device: torch.device
+) -> tasks.Task:
     """The model and what it learns from, on a device.
 
     Raises:
         ValueError, OSError: A teacher that cannot be had or is of another kind.
     """
-    loss = build_loss(config, mixed=False)
+    dtype = weights_dtype(config.precision)
+    loss = goal.loss(config, mixed=mixing(config, goal, 0) is not None)
     if config.teacher is None:
-        return tasks.Task(model, loss).to(device)
+        return tasks.Task(model, loss).to(device, dtype)
+    if goal.kind != 'class' and config.distill != 'feature':
+        raise ValueError(f'distill {config.distill} is for one label an image; {config.data} has {goal.about}: feature')
     loaded = load_model(config.teacher, pretrained=True)
     teacher = tasks.Teacher(loaded.model, loaded.preprocess, preprocess).to(device)
     cls = DISTILLATIONS[config.distill]
     legal = {'task_weight', 'distill_weight', *inspect.signature(cls.__init__).parameters}
     check_options('distill_options', config.distill_options, legal - {'self', 'model', 'loss', 'teacher', 'options'})
-    return cls(model, loss, teacher, **config.distill_options).to(device)
+    return cls(model, loss, teacher, **config.distill_options).to(device, dtype)
 
 
 def build_ema(config: TrainConfig, model: nn.Module) -> Ema | None:
@@ -84,6 +76,8 @@ def build_ema(config: TrainConfig, model: nn.Module) -> Ema | None:
     legal = set(inspect.signature(Ema.__init__).parameters) - {'self', 'model', 'decay'}
     check_options('ema_options', config.ema_options, legal)
     options: dict[str, Any] = {**config.ema_options}
+    if config.precision in PURE:
+        options.setdefault('dtype', 'float32')  # in bfloat16 steps of 1 - decay would be lost
     if isinstance(options.get('dtype'), str):
         options['dtype'] = getattr(torch, options['dtype'])
     return Ema(model, config.ema, **options)
@@ -106,6 +100,46 @@ def freeze(model: nn.Module, patterns: list[str]) -> None:
         raise ValueError(f'freeze {patterns} leaves nothing to learn')
 
 
+def classifiers(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a model's classifier, or of both where it has two."""
+    found = model.get_classifier()  # type: ignore[operator]
+    return [parameter for head in (found if isinstance(found, tuple) else (found,)) for parameter in head.parameters()]
+
+
+def head_only(optimizer: torch.optim.Optimizer, model: nn.Module, only: bool) -> bool:
+    """Lets the classifier alone learn, or all that an optimizer has; what lies beside the model always learns.
+
+    Returns:
+        Whether something else learns than before.
+
+    Raises:
+        ValueError: The classifier is frozen.
+    """
+    trunk = {id(p) for p in model.parameters()} - {id(p) for p in classifiers(model)}
+    parameters = [p for group in optimizer.param_groups for p in group['params']]
+    learn = [not only or id(p) not in trunk for p in parameters]
+    if not any(learn):
+        raise ValueError('head_epochs needs a classifier that learns; freeze names all of it')
+    changed = [p.requires_grad != learns for p, learns in zip(parameters, learn, strict=True)]
+    for parameter, learns in zip(parameters, learn, strict=True):
+        parameter.requires_grad_(learns)
+    if isinstance(optimizer, torch.optim.SGD) and not only:
+        even_momentum(optimizer)
+    return any(changed)
+
+
+def even_momentum(optimizer: torch.optim.SGD) -> None:
+    """Gives parameters that begin to learn after others a momentum of zero, from which their first step is the same.
+
+    torch's fused kernel (2.15) fails where a group has momentum of some of its parameters only.
+    """
+    for group in optimizer.param_groups:
+        has = ['momentum_buffer' in optimizer.state.get(p, {}) for p in group['params']]
+        for parameter, there in zip(group['params'], has, strict=True):
+            if any(has) and not there:
+                optimizer.state[parameter]['momentum_buffer'] = torch.zeros_like(parameter)
+
+
 def hold_frozen_statistics(model: nn.Module) -> None:
     """Batch norms whose weights are frozen keep their running statistics too; call after `train()`."""
     for module in model.modules():
@@ -123,10 +157,3 @@ def turn(optimizer: torch.optim.Optimizer, training: bool) -> None:
         mode()
     if not training and isinstance(optimizer, Lookahead):
         optimizer.sync_lookahead()
-
-
-def check_options(field: str, options: dict[str, Any], legal: set[str]) -> None:
-    """Refuses a name that a field's options do not have."""
-    for key in options:
-        if key not in legal:
-            raise ValueError(f'{field} has no option {key!r}{near(key, legal)}')

@@ -10,6 +10,7 @@ from torch import Tensor
 from foveal.data.class_map import read_class_map
 from foveal.engine.judge import Judge
 from foveal.errors import near
+from foveal.labels import PARTS, table
 
 PRESENT = 'present'
 
@@ -83,8 +84,9 @@ def matching_of(
         outputs: Its outputs.
         classes: The data's classes.
         source, data: What they are called, for messages.
-        valid: '' for all outputs; `present` for those that are classes of the data; or a file of names or indices of
-            outputs, one a line. The others are left out of the scores, and images of other classes too.
+        valid: '' for all outputs; `present` for those that are classes of the data; a part of ImageNet, such as
+            imagenet-a; or a file of names or indices of outputs, one a line. The others are left out of the scores, and
+            images of other classes too.
 
     Raises:
         ValueError, FileNotFoundError: They do not belong together, or a file that does not name outputs.
@@ -94,7 +96,12 @@ def matching_of(
     if not valid:
         same = output_of == list(range(outputs))
         return Matching(names, None, None if same else torch.tensor(output_of))
-    kept = sorted(set(output_of)) if valid == PRESENT else read_valid(valid, names, judge.numbering)
+    if valid == PRESENT:
+        kept = sorted(set(output_of))
+    elif valid in PARTS:
+        kept = outputs_of_part(valid, judge.numbering, source)
+    else:
+        kept = read_valid(valid, names, judge.numbering)
     place = {output: i for i, output in enumerate(kept)}
     renumber = torch.tensor([place.get(output, -1) for output in output_of])
     return Matching([names[output] for output in kept], torch.tensor(kept), renumber)
@@ -108,10 +115,27 @@ def unnamed(outputs: int, output_of: Sequence[int], classes: Sequence[str]) -> l
     return names
 
 
+def outputs_of_part(name: str, numbering: dict[str, int], source: str) -> list[int]:
+    """The outputs that are the classes of a part of ImageNet, in order.
+
+    Raises:
+        ValueError: The model does not say that it has one of them.
+    """
+    wanted = [label.name for label in table(name)]
+    if unknown := [each for each in wanted if each not in numbering]:
+        raise ValueError(
+            f'valid_labels={name}: {len(unknown)} of its {len(wanted)} classes, such as {unknown[0]}, '
+            f'are not among those of {source}'
+        )
+    return sorted(numbering[each] for each in wanted)
+
+
 def read_valid(path: str, names: Sequence[str], numbering: dict[str, int]) -> list[int]:
     """The outputs that a file names, by name or by index, in order."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f'valid_labels must be a file of classes, or {PRESENT!r}; {path} is no file')
+        raise FileNotFoundError(
+            f'valid_labels must be {PRESENT}, {" or ".join(PARTS)}, or a file of classes; {path} is no file'
+        )
     lines = list(read_class_map(path) or {})
     number = {name: i for i, name in enumerate(names)} | numbering
     found = []

@@ -1,5 +1,6 @@
 """How good a model is where an image has any number of labels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,13 @@ class MultiLabelScores:
     def to_dict(self) -> dict[str, Any]:
         names = ('count', 'loss', 'map', 'micro_f1', 'macro_f1', 'sample_f1')
         return {name: getattr(self, name) for name in names}
+
+    def per_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:
+        """The average precision of each class."""
+        return [
+            {'class': name, 'average_precision': None if np.isnan(value) else round(value, 3)}
+            for name, value in zip(classes, self.precisions.tolist(), strict=True)
+        ]
 
 
 class MultiLabelMeter:

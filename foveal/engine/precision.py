@@ -5,6 +5,9 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 AUTOCAST = {'bf16': torch.bfloat16, 'fp16': torch.float16}
+PURE = {'pure-bf16': torch.bfloat16, 'pure-fp16': torch.float16}
+# precision -> torch's word for how the factors of float32 products are rounded
+PRODUCTS = {'tf32': 'high', 'medium': 'medium'}
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -12,17 +15,26 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
     Args:
         device: Where the model runs.
-        precision: fp32, tf32 (float32 with products of 10 bits, on CUDA), bf16 or fp16 (weights stay float32).
+        precision: bf16 or fp16 (weights stay float32); the others need nothing.
     """
     if precision not in AUTOCAST:
         return nullcontext()
     return torch.autocast(device.type, AUTOCAST[precision])
 
 
-def allow_tf32(precision: str) -> None:
-    """Lets CUDA round the factors of float32 products to 10 bits, where that is asked, or forbids it."""
-    torch.set_float32_matmul_precision('high' if precision == 'tf32' else 'highest')
-    torch.backends.cudnn.allow_tf32 = precision == 'tf32'
+def weights_dtype(precision: str) -> torch.dtype:
+    """What weights, images and activations are held in: float32 but for the pure low precisions."""
+    return PURE.get(precision, torch.float32)
+
+
+def set_products(precision: str) -> None:
+    """Says how far the factors of float32 products may be rounded.
+
+    Args:
+        precision: tf32: to 10 bits on CUDA; medium: to bfloat16's 7, where the device gains by it; else not at all.
+    """
+    torch.set_float32_matmul_precision(PRODUCTS.get(precision, 'highest'))
+    torch.backends.cudnn.allow_tf32 = precision in PRODUCTS
 
 
 def grad_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:

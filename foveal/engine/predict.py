@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from foveal.data import ImageDataset, Loader
 from foveal.data.loader import Batch
 from foveal.data.stream import StreamDataset
+from foveal.engine.goals import Goal, ManyLabels, Numbers, OneLabel
 from foveal.engine.halving import Halving
 from foveal.engine.judge import Judge
 from foveal.engine.judging import PredictConfig
@@ -23,9 +24,9 @@ class Guess:
     """One class for an image.
 
     Attributes:
-        label: What the class is called.
-        index: Its number.
-        score: Its probability, or its logit.
+        label: What the class is called, or the number.
+        index: Which output it is.
+        score: Its probability or its logit; of a number its value.
     """
 
     label: str
@@ -39,7 +40,7 @@ class Prediction:
 
     Attributes:
         file: The image.
-        guesses: The likeliest first.
+        guesses: The likeliest first; of numbers all, in their order.
         scores: float32 (classes,), where all are asked for.
         embedding: float32 (channels,), where it is asked for.
         error: Why the image could not be read; then there is nothing else.
@@ -88,6 +89,27 @@ def names_of(labels: Sequence[Label] | None, count: int, label_type: str) -> lis
     return [kinds[label_type](label) for label in labels]
 
 
+# options that choose among classes or draw their probabilities, and what they are where nobody asks
+OF_CLASSES = {'threshold': 0.0, 'multi_label': False, 'all_scores': False, 'sheet': None, 'scores': 'probability'}
+
+
+def goal_of(config: PredictConfig, judge: Judge) -> Goal:
+    """What a model's outputs mean.
+
+    Raises:
+        ValueError: An option that is for classes, and the model gives numbers.
+    """
+    names = [str(i) for i in range(judge.outputs)]
+    if isinstance(judge.goal, Numbers):
+        for option, default in OF_CLASSES.items():
+            if getattr(config, option) != default:
+                given = ', '.join(judge.goal.classes)
+                raise ValueError(f'{option} is for classes; {config.source} gives numbers: {given}')
+        return judge.goal
+    several = config.multi_label or isinstance(judge.goal, ManyLabels)
+    return ManyLabels(names) if several else OneLabel(names)
+
+
 @dataclass(frozen=True)
 class Namer:
     """From a batch's outputs to predictions, as configured.
@@ -95,16 +117,28 @@ class Namer:
     Attributes:
         config: What is asked for.
         names: What the classes are called.
+        goal: What the outputs mean.
     """
 
     config: PredictConfig
     names: list[str]
+    goal: Goal
 
     def __call__(self, outputs: Tensor, files: Sequence[str]) -> list[Prediction]:
         """Predictions of outputs (batch, classes or classes + channels), one for each file."""
         config, count = self.config, len(self.names)
         logits, embeddings = outputs[:, :count].float(), outputs[:, count:].float().cpu().numpy()
-        chances = logits.sigmoid() if config.multi_label else logits.softmax(1)
+        chances = self.goal.read(logits)
+        if isinstance(self.goal, Numbers):
+            return [
+                Prediction(
+                    file,
+                    [Guess(name, i, value) for i, (name, value) in enumerate(zip(self.names, values, strict=True))],
+                    None,
+                    embeddings[number] if config.embeddings else None,
+                )
+                for number, (file, values) in enumerate(zip(files, chances.tolist(), strict=True))
+            ]
         scores = chances if config.scores == 'probability' else logits
         top = scores.topk(min(config.topk, count))
         rows = zip(top.indices.tolist(), top.values.tolist(), chances.gather(1, top.indices).tolist(), strict=True)

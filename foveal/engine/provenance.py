@@ -29,6 +29,21 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def listing_hash(dataset: ImageDataset | StreamDataset) -> str | None:
+    """SHA-256 of what a data set lists: classes, names and labels in order; no image is read.
+
+    Returns:
+        The hash; None for a stream, which has no list.
+    """
+    if isinstance(dataset, StreamDataset):
+        return None
+    digest = hashlib.sha256('\n'.join(dataset.classes).encode(errors='surrogateescape'))
+    for index in dataset.indices:
+        digest.update(dataset.reader.name(index).encode(errors='surrogateescape') + b'\n')
+        digest.update(np.asarray(dataset.reader.targets[index]).tobytes())
+    return digest.hexdigest()
+
+
 def data_hash(dataset: ImageDataset | StreamDataset, workers: int = 0) -> str | None:
     """SHA-256 of a data set: the content of every image as its source holds it, in order, with name and label.
 

@@ -11,9 +11,9 @@ from typing import Any
 from foveal.files import write_text
 
 COLUMNS = (
-    'source', 'top1', 'top5', 'map', 'macro_f1', 'loss', 'real_top1', 'ece', 'count', 'params', 'input_size',
-    'crop_pct', 'crop_mode', 'interpolation', 'precision', 'batch_size', 'images_per_second', 'peak_memory_mb',
-    'seconds', 'weights_hash', 'data_hash', 'versions', 'run', 'error',
+    'source', 'top1', 'top5', 'map', 'macro_f1', 'r2', 'mae', 'rmse', 'loss', 'real_top1', 'ece', 'count', 'params',
+    'input_size', 'crop_pct', 'crop_mode', 'interpolation', 'precision', 'batch_size', 'images_per_second',
+    'peak_memory_mb', 'seconds', 'weights_hash', 'data_hash', 'versions', 'run', 'error',
 )  # fmt: skip
 SHOWN = ('foveal', 'torch')  # of the versions
 # what may differ between runs of the same measurement
@@ -45,7 +45,7 @@ def macro_f1(result: Mapping[str, Any]) -> float | None:
 
 def merit(result: Mapping[str, Any]) -> tuple[bool, float, str]:
     """Sorts the best first and errors last."""
-    known = [float(result[name]) for name in ('top1', 'map') if result.get(name) not in (None, '')]
+    known = [float(result[name]) for name in ('top1', 'map', 'r2') if result.get(name) not in (None, '')]
     return not known, -known[0] if known else 0.0, str(result['source'])
 
 

@@ -10,6 +10,9 @@ from foveal.data import Preprocess
 from foveal.engine import checkpoint
 from foveal.engine.config import TrainConfig, to_plain
 from foveal.engine.ema import Ema
+from foveal.engine.goals import Goal
+from foveal.engine.sharding import Shards
+from foveal.engine.shards import ShardSnapshot, restored, snapshot_shards
 from foveal.engine.tasks import Task
 from foveal.scheduler import Scheduler
 
@@ -19,7 +22,9 @@ FREE = {
     *('input_key', 'target_key', 'val_num_samples'),
     *('bad_samples', 'bad_limit', 'nonfinite', 'nonfinite_limit'),
     *('pretrained', 'checkpoint', 'epochs', 'batch_size', 'grad_accum', 'grad_checkpointing', 'show_groups'),
-    *('device', 'precision', 'compile', 'channels_last', 'deterministic', 'threads', 'keep'),
+    *('device', 'precision', 'compile', 'channels_last', 'deterministic', 'threads', 'shard'),
+    *('keep', 'milestones', 'stop_epoch', 'log_updates'),
+    *('track', 'track_project', 'track_name', 'track_options'),
 }
 
 
@@ -37,7 +42,7 @@ class Run:
         scaler: Scales the loss, in float16.
         optimizer, scheduler: What trains it; a schedule of none is None.
         total_epochs: To its end, cycles and cooldown of the schedule included.
-        classes: Names of the classes.
+        goal: What is learnt of the images.
         preprocess: What the model's input needs.
         model_options: Options that the model was built with, its number of classes aside.
         global_batch: Images an update, over all processes.
@@ -45,9 +50,10 @@ class Run:
         step: Updates done in the current epoch.
         losses: Mean loss of each of those updates, on this process; NaN of those that were skipped.
         history: One row an epoch done.
-        best: Highest top-1 so far.
+        best: Best value of the configuration's metric so far.
         skipped: Updates not made because their numbers were not finite.
         fitting: Images that memory holds at a time, where a batch did not fit.
+        shards: How tensors are shared out over the processes; None where each has all.
     """
 
     config: TrainConfig
@@ -57,7 +63,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     scheduler: Scheduler | None
     total_epochs: int
-    classes: list[str]
+    goal: Goal
     preprocess: Preprocess
     model_options: dict[str, Any]
     global_batch: int
@@ -68,11 +74,22 @@ class Run:
     best: float | None = None
     skipped: int = 0
     fitting: int | None = None
+    shards: Shards | None = None
 
     @property
     def model(self) -> nn.Module:
         """The model that is trained."""
         return self.task.model
+
+    @property
+    def last_epoch(self) -> int:
+        """Epochs to be done by now: all, or as many as are asked for of them."""
+        return min(self.total_epochs, self.config.stop_epoch or self.total_epochs)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of what the outputs are about."""
+        return self.goal.classes
 
     @property
     def judged(self) -> nn.Module:
@@ -85,12 +102,13 @@ class Run:
             'model': self.config.model,
             'model_options': self.model_options,
             'classes': self.classes,
+            'task': {**self.goal.to_dict(), 'target_format': self.config.target_format or self.goal.target_format},
             'preprocess': self.preprocess.to_dict(),
             'epoch': self.epoch,
             'metrics': self.history[-1] if self.history else {},
         }
 
-    def snapshot(self) -> checkpoint.Snapshot:
+    def snapshot(self) -> checkpoint.Snapshot | ShardSnapshot:
         """A copy of all of the run, to be written."""
         tensors, rest = checkpoint.pack_optimizer(self.optimizer)
         if self.losses:
@@ -111,11 +129,15 @@ class Run:
             'skipped': self.skipped,
             'fitting': self.fitting,
         }
-        return checkpoint.snapshot(self.model.state_dict(), {**self.identity(), 'run': state}, tensors)
+        weights, header = self.model.state_dict(), {**self.identity(), 'run': state}
+        if self.shards:
+            return snapshot_shards(weights, header, tensors, self.shards.writers)
+        return checkpoint.snapshot(weights, header, tensors)
 
     def snapshot_weights(self) -> checkpoint.Snapshot:
         """A copy of the judged model alone."""
-        return checkpoint.snapshot(self.judged.state_dict(), self.identity(), {})
+        weights = self.judged.state_dict()
+        return checkpoint.snapshot(self.shards.whole(weights) if self.shards else weights, self.identity(), {})
 
     def beside(self) -> dict[str, torch.Tensor]:
         """What learns besides the model."""
@@ -128,6 +150,8 @@ class Run:
             ValueError: Weights without a run's state, or a run of another model, data or recipe.
         """
         self.check_same(saved)
+        saved = restored(saved, self)
+        self.goal = self.goal.resumed(saved.header)
         state = saved.header['run']
         self.model.load_state_dict(saved.weights)
         for name, parameter in self.beside().items():

@@ -5,7 +5,7 @@ import inspect
 import torch
 
 from foveal.engine.config import TrainConfig
-from foveal.errors import near
+from foveal.errors import check_options
 from foveal.scheduler import Scheduler, create_scheduler
 
 # what has a field of its own, or follows from the data
@@ -21,9 +21,7 @@ def build_schedule(
         ValueError: An unknown schedule or option, or a number out of its range.
     """
     legal = set(inspect.signature(create_scheduler).parameters) - FIXED
-    for key in config.sched_options:
-        if key not in legal:
-            raise ValueError(f'sched_options has no option {key!r}{near(key, legal)}')
+    check_options('sched_options', config.sched_options, legal)
     options = {'step_on_epochs': config.sched == 'plateau', **config.sched_options}
     return create_scheduler(
         optimizer,

@@ -156,6 +156,7 @@ class ParquetSink(Sink):
         kinds = {'label': pyarrow.string(), 'index': pyarrow.int32(), record.score: pyarrow.float32()}
         fields = [('file', pyarrow.string())]
         fields += [(f'{part}{i + 1}', kinds[part]) for i in range(record.topk) for part in record.guess_parts]
+        fields += [(name, pyarrow.float32()) for name in record.numbers]
         vectors = (('scores', record.classes), ('embedding', record.channels))
         fields += [(name, pyarrow.list_(pyarrow.float32())) for name, length in vectors if length]
         fields += [('error', pyarrow.string())] if record.errors else []

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -32,7 +33,7 @@ class Mistake:
 
 
 class TopLosses:
-    """Keeps the images of the largest losses.
+    """Keeps the images of the largest losses, on the device: nothing waits for it before the end.
 
     Args:
         keep: How many.
@@ -40,32 +41,28 @@ class TopLosses:
 
     def __init__(self, keep: int = 48):
         self.keep = keep
-        self.rows: list[Mistake] = []
+        self.kept: tuple[Tensor, ...] = ()
 
     def update(self, logits: Tensor, targets: Tensor, addresses: Tensor) -> None:
         """Takes logits (batch, classes), class indices (batch,) and addresses (batch, 3)."""
         losses = cross_entropy(logits, targets, reduction='none')
-        worst = losses.topk(min(self.keep, len(losses)))
-        chances = logits[worst.indices].softmax(1)
-        guess = chances.max(1)
-        truths = targets[worst.indices]
-        columns = (
-            addresses[worst.indices.cpu(), 1],
-            worst.values,
-            truths,
-            guess.indices,
-            chances.gather(1, truths[:, None])[:, 0],
-            guess.values,
-        )
-        self.rows += [Mistake(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
-        self.rows = largest(self.rows, self.keep)
+        chances = logits.softmax(1)
+        guesses = chances.max(1)
+        indices = addresses[:, 1].to(logits.device, non_blocking=True)
+        truth_chances = chances.gather(1, targets[:, None])[:, 0]
+        columns: tuple[Tensor, ...] = (indices, losses, targets, guesses.indices, truth_chances, guesses.values)
+        if self.kept:
+            columns = tuple(torch.cat(pair) for pair in zip(self.kept, columns, strict=True))
+        worst = columns[1].argsort(descending=True, stable=True)[: self.keep]
+        self.kept = tuple(column[worst] for column in columns)
 
     def compute(self) -> list[Mistake]:
         """The worst first; under torchrun of all processes."""
-        every = [self.rows]
+        rows = [Mistake(*row) for row in zip(*(column.tolist() for column in self.kept), strict=True)]
+        every = [rows]
         if dist.is_initialized():
             every = [[] for _ in range(dist.get_world_size())]
-            dist.all_gather_object(every, self.rows)
+            dist.all_gather_object(every, rows)
         return largest([row for rows in every for row in rows], self.keep)
 
 

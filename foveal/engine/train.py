@@ -16,21 +16,30 @@ from torch.nn.parallel import DistributedDataParallel
 
 from foveal.data import Loader, Mixup
 from foveal.data.loader import Batch
-from foveal.engine import checkpoint, distributed, log
+from foveal.engine import distributed
 from foveal.engine.bad_samples import listed_bad_samples
 from foveal.engine.build import build, open_data, reproducible, updates_per_epoch, wrap
 from foveal.engine.clip import clip_gradients
 from foveal.engine.config import TrainConfig, check_train
-from foveal.engine.evaluate import Scores, evaluate
-from foveal.engine.folder import default_output, find_resumed, prepare_output, save_epoch, save_within_epoch
+from foveal.engine.evaluate import evaluate
+from foveal.engine.fitting import keep_batch_size
+from foveal.engine.folder import default_output, find_resumed, opened, prepare_output, save_epoch, save_within_epoch
+from foveal.engine.goals import AnyScores
 from foveal.engine.guards import ADVICE, Guard, Suspect, in_parts
-from foveal.engine.learning import build_loss, hold_frozen_statistics, mixing, turn
-from foveal.engine.precision import allow_tf32, autocast
+from foveal.engine.learning import classifiers, head_only, hold_frozen_statistics, mixing, turn
+from foveal.engine.log import Journal
+from foveal.engine.precision import autocast, set_products
 from foveal.engine.run import Run
 from foveal.engine.schedule import check_schedule
+from foveal.engine.selection import merit
+from foveal.engine.sharding import check_shard
+from foveal.engine.shards import restored
 from foveal.engine.stopping import named_death, stop_agreed, stop_signals
+from foveal.engine.top_losses import TopLosses
+from foveal.engine.tracking import check_tracking
 from foveal.engine.writer import Writer
 from foveal.optim.groups import describe_groups
+from foveal.report.record import WORST
 
 
 def train(config: TrainConfig) -> Run:
@@ -51,13 +60,16 @@ def train(config: TrainConfig) -> Run:
         ChildProcessError: A process that reads images was killed.
     """
     config, saved = find_resumed(config)
+    config = keep_batch_size(config, saved)
     check_train(config)
     check_schedule(config)
+    check_shard(config)
+    check_tracking(config)
     process = distributed.start(config.device, config.threads)
     with ExitStack() as cleanup:
         cleanup.callback(distributed.finish)
         cleanup.enter_context(reproducible(config))
-        allow_tf32(config.precision)
+        set_products(config.precision)
         train_set, val_set = open_data(config)
         config = replace(config, output=config.output or default_output(config))
         output = Path(config.output)
@@ -70,8 +82,9 @@ def train(config: TrainConfig) -> Run:
             return run
         if saved:
             run.resume(saved)
-        if process.is_main:
-            log.write_start(run, output)
+        datasets = {'train': train_set, 'validation': val_set}
+        updates = updates_per_epoch(train_loader, config.grad_accum)
+        journal = cleanup.enter_context(Journal(run, output, process, datasets, updates))
         distributed.wait()
         stop = cleanup.enter_context(stop_signals())
         writer = cleanup.enter_context(Writer())
@@ -79,7 +92,7 @@ def train(config: TrainConfig) -> Run:
             # whether the disk has room is known now, and every run has a checkpoint to go on from
             save_within_epoch(run, output, process, writer)
             writer.wait()
-        return epochs(run, train_loader, val_loader, process, output, stop, writer)
+        return epochs(run, train_loader, val_loader, process, output, stop, writer, journal)
 
 
 def epochs(
@@ -90,37 +103,42 @@ def epochs(
     output: Path,
     stop: threading.Event,
     writer: Writer,
+    journal: Journal,
 ) -> Run:
     """Trains, evaluates and saves until the epochs are done or a signal says stop."""
-    config, task, scores = run.config, wrap(run.task, run.config, process), None
-    while run.epoch < run.total_epochs:
+    config, task = run.config, None
+    while run.epoch < run.last_epoch:
+        changed = head_only(run.optimizer, run.model, run.epoch < config.head_epochs)
+        if task is None or changed:
+            task = None  # DDP lets go of the gradients before the next one takes hold of those that there are now
+            task = wrap(run.task, config, process)
         began = time.perf_counter()
         with listed_bad_samples(output, process, train_loader, val_loader), named_death():
-            finished = train_epoch(run, task, train_loader, process, output, stop, writer)
+            finished = train_epoch(run, task, train_loader, process, output, stop, writer, journal)
         if not finished:
             break
         seconds = time.perf_counter() - began
         turn(run.optimizer, False)
         for averaged in [run.model, *([run.ema.model] if run.ema else [])]:
-            distributed.average_buffers(averaged)
+            distributed.share_statistics(averaged, config.dist_bn)
         with listed_bad_samples(output, process, train_loader, val_loader), named_death():
-            scores = evaluate(run.judged, val_loader, len(run.classes), config.precision)
-        row = summarise(run, scores, process, seconds)
-        is_best = run.best is None or scores.top1 > run.best
-        run.best = scores.top1 if is_best else run.best
+            worst = TopLosses(WORST) if run.goal.kind == 'class' else None
+            scores = evaluate(run.judged, val_loader, run.goal, config.precision, worst)
+            plain = evaluate(run.model, val_loader, run.goal, config.precision) if config.evaluate_plain else None
+        row = summarise(run, scores, plain, process, seconds)
+        reached = row[config.metric]
+        is_best = run.best is None or merit(reached, config.metric) > merit(run.best, config.metric)
+        run.best = reached if is_best else run.best
         run.history.append(row)
         run.epoch, run.step, run.losses = run.epoch + 1, 0, []
         if run.scheduler:
             lower_is_better = config.sched_options.get('plateau_mode') == 'min'
-            run.scheduler.step(run.epoch, scores.loss if lower_is_better else scores.top1)
-        if process.is_main:
-            log.write_epoch(run, output, row, is_best)
-            save_epoch(run, output, writer, is_best)
+            run.scheduler.step(run.epoch, scores.loss if lower_is_better else row[f'val_{run.goal.metric}'])
+        journal.epoch(row, is_best, scores, worst.compute() if worst else [])
+        save_epoch(run, output, process, writer, is_best)
         if stop_agreed(0, stop, process):
             break
     writer.wait()
-    if process.is_main:
-        log.write_end(run, output, scores)
     distributed.wait()
     return run
 
@@ -133,19 +151,16 @@ def train_epoch(
     output: Path,
     stop: threading.Event,
     writer: Writer,
+    journal: Journal,
 ) -> bool:
     """Makes the rest of the epoch's updates; False where a signal ended it early, after saving."""
     accum = run.config.grad_accum
     updates = updates_per_epoch(loader, accum)
     loader.set_epoch(run.epoch, run.step * accum)
     batches = iter(loader)
-    mix = mixing(run.config, len(run.classes), run.epoch)
-    run.task.loss = build_loss(run.config, mix is not None).to(process.device)
-    task.train()
-    turn(run.optimizer, True)
-    hold_frozen_statistics(run.model)
+    mix = get_ready(run, task, process)
     guard = Guard(run, loader, process)
-    with log.progress(run, updates, process.is_main) as advance:
+    with journal.progress() as advance:
         while run.step < updates:
             count = min(accum, len(loader) - run.step * accum)
             run.losses.append(update(run, task, batches, count, mix, process, guard))
@@ -166,6 +181,16 @@ def train_epoch(
             if told and run.step < updates:
                 return False
     return True
+
+
+def get_ready(run: Run, task: nn.Module, process: distributed.Process) -> Mixup | None:
+    """Makes a run ready for the updates of its epoch; returns what mixes their batches."""
+    mix = mixing(run.config, run.goal, run.epoch)
+    run.task.loss = run.goal.loss(run.config, mix is not None).to(process.device)
+    task.train()
+    turn(run.optimizer, True)
+    hold_frozen_statistics(run.model)
+    return mix
 
 
 def update(
@@ -229,7 +254,7 @@ def make_again(
     Raises:
         FloatingPointError: Always.
     """
-    saved = checkpoint.load(output, 'last')
+    saved = restored(opened(output), run)
     run.model.load_state_dict(saved.weights)
     run.optimizer.zero_grad()
     run.step, guard.at_once, accum = step, True, run.config.grad_accum
@@ -255,21 +280,21 @@ def clipped(run: Run) -> list[nn.Parameter]:
     parameters = dict(run.task.named_parameters())
     if run.config.clip_mode != 'agc':
         return list(parameters.values())
-    classifiers = run.model.get_classifier()  # type: ignore[operator]
-    heads = classifiers if isinstance(classifiers, tuple) else (classifiers,)
-    left_out = {id(parameter) for head in heads for parameter in head.parameters()}
+    left_out = {id(parameter) for parameter in classifiers(run.model)}
     return [parameter for parameter in parameters.values() if id(parameter) not in left_out]
 
 
-def summarise(run: Run, scores: Scores, process: distributed.Process, seconds: float) -> dict[str, Any]:
+def summarise(
+    run: Run, scores: AnyScores, plain: AnyScores | None, process: distributed.Process, seconds: float
+) -> dict[str, Any]:
     """The row of an epoch in metrics.csv."""
+    measured = {f'val_{name}': value for name, value in scores.to_dict().items()}
+    measured |= {f'plain_{name}': value for name, value in plain.to_dict().items()} if plain else {}
     loss = distributed.total(torch.stack(run.losses).nanmean()) / process.world_size
     return {
         'epoch': run.epoch + 1,
         'train_loss': loss.item(),
-        'val_loss': scores.loss,
-        'val_top1': scores.top1,
-        'val_top5': scores.top5,
+        **{name: value for name, value in measured.items() if not name.endswith('_count')},
         'lr': run.optimizer.param_groups[0]['lr'],
         'seconds': round(seconds, 2),
         'images_per_second': round(len(run.losses) * run.global_batch / seconds, 1),

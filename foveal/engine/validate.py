@@ -14,11 +14,11 @@ from foveal.data.stream import StreamDataset
 from foveal.engine.calibration import Calibrated, Calibration
 from foveal.engine.config import to_plain
 from foveal.engine.distributed import Process
-from foveal.engine.evaluate import Meter, Scores, outputs
+from foveal.engine.evaluate import Meter, outputs
+from foveal.engine.goals import AnyScores, Goal, check_kind, judged_by
 from foveal.engine.judge import Judge, forward_of, load_judge, loader_of, open_labelled
 from foveal.engine.judging import ValidateConfig
 from foveal.engine.matching import Matching, matching_of
-from foveal.engine.multi_label import MultiLabelMeter, MultiLabelScores
 from foveal.engine.provenance import data_hash, versions, weights_hash
 from foveal.engine.real_labels import RealLabels
 from foveal.engine.top_losses import Mistake, TopLosses
@@ -30,7 +30,7 @@ class Found:
 
     Attributes:
         result: The report, as JSON holds it.
-        scores: Of one label an image, or of several.
+        scores: What the meter found.
         classes: Names of the scored classes.
         captions: The same for readers: of ImageNet the words, not the WordNet ids.
         dataset: The images.
@@ -38,7 +38,7 @@ class Found:
     """
 
     result: dict[str, Any]
-    scores: Scores | MultiLabelScores
+    scores: AnyScores
     classes: list[str]
     captions: list[str]
     dataset: ImageDataset | StreamDataset
@@ -68,11 +68,14 @@ class Validator:
         config = self.config
         judge = load_judge(config, source, self.process)
         dataset = open_labelled(config, judge)
-        task = dataset.reader.task
-        if task == 'numbers':
-            raise ValueError(f'{config.data} has measured numbers; validate scores classes')
+        kind = dataset.reader.task
+        check_kind(judge.goal, kind, source, config.data)
         matching = matching_of(judge, judge.outputs, dataset.classes, source, config.data, config.valid_labels)
-        found = (self.single if task == 'class' else self.several)(judge, dataset, matching)
+        goal = judged_by(judge.goal, kind, matching.classes, config.threshold)
+        if kind == 'numbers' and (config.valid_labels or dataset.classes != matching.classes):
+            raise ValueError(f'{source} gives {matching.classes}, {config.data} has {dataset.classes}: numbers are '
+                             'scored all, in their order')  # fmt: skip
+        found = self.single(judge, dataset, matching) if kind == 'class' else self.rows(judge, dataset, matching, goal)
         parameters = sum(parameter.numel() for parameter in judge.model.parameters())
         found.result = {
             'source': source,
@@ -135,25 +138,20 @@ class Validator:
         result['bad_samples'] = bad
         return Found(result, scores, matching.classes, captions(judge, matching), dataset, calibrated, mistakes)
 
-    def several(self, judge: Judge, dataset: ImageDataset | StreamDataset, matching: Matching) -> Found:
-        """Scores of any number of labels an image."""
+    def rows(self, judge: Judge, dataset: ImageDataset | StreamDataset, matching: Matching, goal: Goal) -> Found:
+        """Scores of any number of labels an image, or of numbers."""
         config, device = self.config, self.process.device
         for name in ('real_labels', 'calibration'):
             if getattr(config, name):
-                raise ValueError(f'{name} is for data with one label an image; those of {config.data} have several')
+                raise ValueError(f'{name} is for data with one label an image; {config.data} has {goal.about}')
         loader = loader_of(dataset, judge, config, self.process)
-        meter = MultiLabelMeter(len(matching.classes), device, config.threshold)
-        forward = forward_of(judge, config, multi_label=True)
+        meter, forward = goal.meter(device), forward_of(judge, config, goal)
         clock = Clock(device)
         for logits, targets, _ in clock.count(outputs(forward, loader, config.precision)):
             meter.update(matching.logits(logits), matching.targets(targets))
         scores = meter.compute()
-        precisions = zip(matching.classes, scores.precisions.tolist(), strict=True)
         result = {**scores.to_dict(), **clock.result(forward.limit or config.batch_size)}
-        result['per_class'] = [
-            {'class': name, 'average_precision': None if value != value else round(value, 3)}
-            for name, value in precisions
-        ]
+        result['per_class'] = scores.per_class(matching.classes)
         result['bad_samples'] = loader.bad.merged()
         return Found(result, scores, matching.classes, captions(judge, matching), dataset)
 

@@ -1,9 +1,9 @@
 """Several views of an image, judged together; and pooling over windows of a larger map."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,29 +15,25 @@ KINDS = {'flip': (1, True), 'five': (5, False), 'ten': (5, True)}
 
 
 class Views(nn.Module):
-    """The mean of a model's probabilities over views of an image, as logits.
+    """What a model's outputs over views of an image mean together, as outputs.
 
     Five crops are the corners and the middle of the resized image; with their mirror images they are the ten of
     Krizhevsky et al. (2012, "ImageNet Classification with Deep Convolutional Neural Networks", section 4.1).
 
     Args:
-        model: Maps images to logits (batch, classes).
+        model: Maps images to outputs (batch, classes).
         kind: flip, five or ten.
         size: (height, width) of a crop.
-        multi_label: Probabilities are those of each class apart (sigmoid), not of one class among all (softmax).
+        mean: `Goal.mean`: the outputs of all views to one.
     """
 
-    def __init__(self, model: nn.Module, kind: str, size: tuple[int, int], multi_label: bool = False):
+    def __init__(self, model: nn.Module, kind: str, size: tuple[int, int], mean: Callable[[Sequence[Tensor]], Tensor]):
         super().__init__()
-        self.model, self.size, self.multi_label = model, size, multi_label
+        self.model, self.size, self.mean = model, size, mean
         self.crops, self.flip = KINDS[kind]
 
     def forward(self, images: Tensor) -> Tensor:
-        views = list(self.views(images))
-        if self.multi_label:
-            return torch.stack([self.model(view).float().sigmoid() for view in views]).mean(0).logit(eps=1e-7)
-        logs = torch.stack([self.model(view).float().log_softmax(1) for view in views])
-        return logs.logsumexp(0) - math.log(len(views))
+        return self.mean([self.model(view).float() for view in self.views(images)])
 
     def views(self, images: Tensor) -> list[Tensor]:
         """Crops and their mirror images, (batch, channels, height, width) each."""

@@ -35,10 +35,11 @@ from foveal.layers.norm import RmsNorm as RmsNorm
 from foveal.layers.norm import SimpleNorm as SimpleNorm
 from foveal.layers.norm import normalization as normalization
 from foveal.layers.norm_act import NORM_ACTS as NORM_ACTS
-from foveal.layers.norm_act import convert_sync_batchnorm as convert_sync_batchnorm
 from foveal.layers.norm_act import norm_act as norm_act
 from foveal.layers.patch import PatchEmbed as PatchEmbed
 from foveal.layers.patch import resample_patch_embed as resample_patch_embed
 from foveal.layers.pool import Pool as Pool
 from foveal.layers.scale import LayerScale as LayerScale
 from foveal.layers.scale import LayerScale2d as LayerScale2d
+from foveal.layers.split_norm import convert_split_batchnorm as convert_split_batchnorm
+from foveal.layers.sync_norm import convert_sync_batchnorm as convert_sync_batchnorm

@@ -214,30 +214,6 @@ class FilterResponseNorm(Affine):
         return y if self.tau is None else torch.maximum(y, self.tau.view(1, -1, 1, 1))
 
 
-class SyncBatchNormAct(nn.SyncBatchNorm):
-    """`BatchNormAct2d` with statistics over all processes; made by `convert_sync_batchnorm`."""
-
-    act: nn.Module
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(super().forward(x))
-
-
-def convert_sync_batchnorm(model: nn.Module, process_group: Any = None) -> nn.Module:
-    """Replace every batch norm of a model by one with statistics over all processes, activations kept.
-
-    Args:
-        model: it is changed in place; where it is itself a batch norm, use what comes back.
-        process_group: of the processes; all of them if not given.
-    """
-    model = nn.SyncBatchNorm.convert_sync_batchnorm(model, process_group)
-    for module in model.modules():
-        # torch carries the children of a batch norm over, but runs none of them
-        if type(module) is nn.SyncBatchNorm and hasattr(module, 'act'):
-            module.__class__ = SyncBatchNormAct
-    return model
-
-
 NORM_ACTS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     'batchnorm': (BatchNormAct2d, {}),
     'groupnorm': (GroupNormAct, {}),

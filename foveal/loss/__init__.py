@@ -1,4 +1,4 @@
-"""Losses of classification."""
+"""Losses of classification and regression."""
 
 from foveal.loss.class_weights import (
     CLASS_WEIGHT_METHOD_KINDS,
@@ -7,7 +7,7 @@ from foveal.loss.class_weights import (
     load_class_stats,
     resolve_class_weights,
 )
-from foveal.loss.factory import LOSS_TYPES, MULTI_LABEL_LOSS_TYPES, create_classification_loss
+from foveal.loss.factory import LOSS_TYPES, MULTI_LABEL_LOSS_TYPES, MULTI_LABEL_ONLY, create_classification_loss
 from foveal.loss.multi_label import (
     AsymmetricLossMultiLabel,
     BinaryCrossEntropy,
@@ -16,6 +16,7 @@ from foveal.loss.multi_label import (
     TwoWayLoss,
     ZlprLoss,
 )
+from foveal.loss.regression import REGRESSION_LOSS_TYPES, create_regression_loss
 from foveal.loss.single_label import (
     AsymmetricLossSingleLabel,
     JsdCrossEntropy,
@@ -29,6 +30,8 @@ __all__ = [
     'CLASS_WEIGHT_METHOD_KINDS',
     'LOSS_TYPES',
     'MULTI_LABEL_LOSS_TYPES',
+    'MULTI_LABEL_ONLY',
+    'REGRESSION_LOSS_TYPES',
     'AsymmetricLossMultiLabel',
     'AsymmetricLossSingleLabel',
     'BinaryCrossEntropy',
@@ -42,6 +45,7 @@ __all__ = [
     'ZlprLoss',
     'compute_class_weights',
     'create_classification_loss',
+    'create_regression_loss',
     'load_class_stats',
     'resolve_class_weights',
 ]

@@ -23,7 +23,7 @@ from foveal.models.pruned import narrow, pruned_names
 from foveal.registry import register
 
 Layer = str | Callable[..., nn.Module]
-STEMS = ('', 'deep', 'deep_tiered')
+STEMS = ('', 'deep', 'deep_tiered', 'small')
 
 
 class ResidualBlock(nn.Module):
@@ -188,7 +188,7 @@ class ResNetConfig(Config):
     cardinality: int = 1
     base_width: int = 64
     stem_width: int = 64  # of the deep stems' first convolutions; their last has twice as much
-    stem_type: str = ''  # one 7x7 convolution, or three 3x3 ones; the tiered first is narrower
+    stem_type: str = ''  # one 7x7 convolution; three 3x3 ones, of which the tiered first is narrower; or `small`
     replace_stem_pool: bool = False  # a strided convolution in place of the max pooling (ResNet-RS)
     block_reduce_first: int = 1  # divisor of the width between a block's first two convolutions (SENet-154: 2)
     down_kernel_size: int = 1  # of the shortcuts that reduce
@@ -240,9 +240,10 @@ class ResNet(Backbone):
 
     def build(self, cfg: ResNetConfig) -> None:
         width = self.make_stem(cfg)
-        plans = dilate((1,) + (2,) * (len(cfg.layers) - 1), 4, cfg.output_stride)
+        stem = 1 if cfg.stem_type == 'small' else 2
+        plans = dilate((1,) + (2,) * (len(cfg.layers) - 1), stem**2, cfg.output_stride)
         rates = drop_path_rates(cfg.drop_path_rate, cfg.layers)
-        levels = [Level('conv1 bn1 act1', width, 2)]
+        levels = [Level('conv1 bn1 act1', width, stem)]
         for i, (kind, planes, plan) in enumerate(zip(cfg.blocks, cfg.channels, plans, strict=True)):
             block = BLOCKS[kind] if isinstance(kind, str) else kind
             out = planes * block.expansion
@@ -290,12 +291,16 @@ class ResNet(Backbone):
         return getattr(block, block.tail[0]).out_channels
 
     def make_stem(self, cfg: ResNetConfig) -> int:
-        """From the image to a quarter of its size; returns the channels."""
-        width = 2 * cfg.stem_width if cfg.stem_type else 64
-        if cfg.stem_type:
+        """From the image to a quarter of its size, or as it is where the stem is small; returns the channels."""
+        width = 2 * cfg.stem_width if cfg.stem_type in ('deep', 'deep_tiered') else 64
+        if cfg.stem_type == 'small':
+            # for images of about 32 pixels (arXiv:1512.03385, section 4.2)
+            width = cfg.channels[0]
+            self.conv1: nn.Module = conv2d(cfg.in_chans, width, 3, bias=False)
+        elif cfg.stem_type:
             second = cfg.stem_width
             first = second // 4 * 3 if cfg.stem_type == 'deep_tiered' else second
-            self.conv1: nn.Module = nn.Sequential(
+            self.conv1 = nn.Sequential(
                 conv2d(cfg.in_chans, first, 3, 2, bias=False),
                 cfg.norm(first),
                 activation(cfg.act_layer, inplace=True),
@@ -308,7 +313,7 @@ class ResNet(Backbone):
             self.conv1 = conv2d(cfg.in_chans, width, 7, 2, bias=False)
         self.bn1 = cfg.norm(width)
         self.act1 = activation(cfg.act_layer, inplace=True)
-        self.maxpool = self.make_pool(cfg, width)
+        self.maxpool = nn.Identity() if cfg.stem_type == 'small' else self.make_pool(cfg, width)
         return width
 
     @staticmethod
