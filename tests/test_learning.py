@@ -12,8 +12,10 @@ import foveal
 from foveal.cli import main
 from foveal.engine import checkpoint, guards, tasks
 from foveal.engine import train as training
+from foveal.engine.build import build_optimizer
 from foveal.engine.config import TrainConfig
 from foveal.engine.learning import freeze, hold_frozen_statistics
+from foveal.engine.precision import grad_scaler
 from foveal.engine.train import train
 from tests.images import write_folder
 from tests.runs import broken_and_whole
@@ -180,6 +182,22 @@ def test_token_distillation_wants_a_second_classifier(config: TrainConfig, teach
         train(replace(config, teacher=teacher, distill='token'))
     with pytest.raises(ValueError, match="distill_options has no option 'kind'; legal are distill_weight, task_weight"):
         train(replace(config, teacher=teacher, distill_options={'kind': 'hard'}, output=config.output + '2'))
+
+
+def test_momentum_is_sound_after_a_first_gradient_that_overflows() -> None:
+    model = nn.Linear(64, 64, bias=False)
+    start = model.weight.detach().clone()
+    config = TrainConfig(precision='fp16', opt='sgd', lr=0.5, weight_decay=0.0)
+    optimizer, scaler = build_optimizer(config, model), grad_scaler(torch.device('cpu'), 'fp16')
+    for factor in (torch.inf, 1.0, 1.0):
+        # what a momentum that nobody sets would hold: most of these are free again when the step asks for memory
+        [torch.full_like(start, 1e3) for _ in range(64)].clear()
+        scaler.scale(model.weight.sum() * factor).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    # momenta 1 and 1.9 under Nesterov's rule: steps of 1.9 and 2.71
+    assert torch.allclose(model.weight, start - 0.5 * (1.9 + 2.71))
 
 
 @pytest.mark.parametrize('precision', ['bf16', 'fp16'])

@@ -142,8 +142,12 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
     }
     if config.momentum is not None:
         given['momentum'] = config.momentum
+    cls: Any = get_optimizer_class(config.opt.removeprefix('lookahead_'), bind_defaults=False)
+    if config.precision.endswith('fp16') and cls is torch.optim.SGD:
+        # where the first gradient overflows, which a loss scale begins with, torch's fused kernel (2.15) leaves the
+        # momentum as the memory happened to be
+        given['fused'] = False
     if config.precision in PURE:
-        cls: Any = get_optimizer_class(config.opt.removeprefix('lookahead_'), bind_defaults=False)
         if issubclass(cls, Optimizer):
             given = {'state_dtype': 'float32', 'stochastic_rounding': config.precision == 'pure-bf16', **given}
         else:
