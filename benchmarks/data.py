@@ -120,10 +120,7 @@ def speed(peer: str | None, rounds: int, jobs: list[str]) -> None:
                 seconds = compare(start, sides, f'{job} {workers}', rounds, 1, warmup=1)
                 row = f'{job + (f", {workers} workers" if workers else ", this process"):28}'
                 row += ''.join(f'{IMAGES / statistics.median(seconds[name]):10.0f}' for name in sides)
-                if len(sides) > 1:
-                    middle, low, high = versus(seconds, *sides)
-                    row += f'{middle:11.2f} ({low:.2f} to {high:.2f})'
-                print(row, flush=True)
+                print(row + versus(seconds), flush=True)
         if 'flip' in jobs:
             seconds = compare(start, names, 'flip 2 first', rounds, 1, warmup=1)
             row = ''.join(f'{1000 * statistics.median(seconds[name]):10.0f}' for name in names)

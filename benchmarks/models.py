@@ -66,10 +66,7 @@ def main() -> None:
     for job, rounds in jobs:
         seconds = compare(start, names, job, rounds, args.processes)
         row = f'{job:46}' + ''.join(f'{statistics.median(seconds[name]) * 1000:16.1f}' for name in names)
-        if len(names) > 1:
-            middle, low, high = versus(seconds, *names)
-            row += f'{middle:11.2f} ({low:.2f} to {high:.2f})'
-        print(row, flush=True)
+        print(row + versus(seconds), flush=True)
 
 
 if __name__ == '__main__':

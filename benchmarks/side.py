@@ -75,11 +75,13 @@ def compare(
     return seconds
 
 
-def versus(seconds: dict[str, list[float]], ours: str, theirs: str) -> tuple[float, float, float]:
-    """How many times faster `ours` is: median of the rounds' ratios, and their lower and upper quartile."""
-    ratios = [b / a for a, b in zip(seconds[ours], seconds[theirs], strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return middle, low, high
+def versus(seconds: dict[str, list[float]]) -> str:
+    """How many times faster the first of two sides is: median of the rounds' ratios, and their quartiles; '' of one."""
+    if len(seconds) < 2:
+        return ''
+    ours, theirs = seconds.values()
+    low, middle, high = statistics.quantiles([b / a for a, b in zip(ours, theirs, strict=True)], n=4)
+    return f'{middle:11.2f} ({low:.2f} to {high:.2f})'
 
 
 def interpreters(peer: str | None) -> dict[str, str]:

@@ -105,10 +105,7 @@ def main() -> None:
             seconds = compare(start, names, 'update', args.rounds, args.processes)
             row = f'{model:24}{setting:16}'
             row += ''.join(f'{args.batch / statistics.median(seconds[name]):14.2f}' for name in names)
-            if len(names) > 1:
-                middle, low, high = versus(seconds, *names)
-                row += f'{middle:11.2f} ({low:.2f} to {high:.2f})'
-            print(row, flush=True)
+            print(row + versus(seconds), flush=True)
 
 
 if __name__ == '__main__':

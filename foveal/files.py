@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# what `replacing` calls its temporary files: .NAME.RANDOM and NAME's ending again
-LEFTOVER = re.compile(r'\..+(\.\w+)\.[a-z0-9_]{8}\1')
+# what `replacing` calls its temporary files, .NAME.RANDOM and NAME's ending again; and safetensors (0.8) its own
+LEFTOVER = re.compile(r'\..+(\.\w+)\.[a-z0-9_]{8}\1|\.tmp[A-Za-z0-9]{6}')
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Deletes the temporary files that a killed process left of `replacing`. Nobody may be writing there."""
+    """Deletes the temporary files that a killed process left of a write. Nobody may be writing there."""
     for path in folder.glob('.*') if folder.is_dir() else ():
         if LEFTOVER.fullmatch(path.name):
             path.unlink(missing_ok=True)

@@ -467,7 +467,7 @@ def test_a_snapshot_stays_as_it_was(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_a_killed_run_are_removed_and_nothing_else(tmp_path: Path) -> None:
-    kept = ['last.safetensors', '.hidden', '.last.safetensors.bak', '.a.csv.12345678', 'a.csv.12345678.csv']
+    kept = ['last.safetensors', '.hidden', '.tmp', '.last.safetensors.bak', '.a.csv.12345678', 'a.csv.12345678.csv']
     for name in kept:
         (tmp_path / name).write_text('mine')
     left = []
@@ -475,6 +475,7 @@ def test_leftovers_of_a_killed_run_are_removed_and_nothing_else(tmp_path: Path) 
         with replacing(tmp_path / name) as temporary:
             left.append(temporary.name)
         (tmp_path / name).unlink()
+    left.append('.tmptmNqc0')  # as a killed safetensors left it
     for name in (*left, kept[0]):
         (tmp_path / name).write_text('half')
     remove_leftovers(tmp_path)
