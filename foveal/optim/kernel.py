@@ -13,11 +13,20 @@ import torch
 from torch import Tensor, fx
 
 aten = torch.ops.aten
+ONE_THREAD = 16_384  # elements: up to here, more threads do not pay
 
 
 def between(start: Tensor, end: Tensor, weight: Any) -> Tensor:
     """`torch.lerp` in three operations; torch's own also chooses the end from which it rounds better."""
     return start + weight * (end - start)
+
+
+def threads(p: Tensor) -> int:
+    """Threads of a kernel: compiled into it, since torch's cache on disk takes no account of their number or of sizes.
+
+    So a kernel of small tensors is never taken for large ones, nor that of one processor for several.
+    """
+    return torch.get_num_threads() if p.numel() > ONE_THREAD else 1
 
 
 def kernel(
@@ -45,8 +54,7 @@ def kernel(
     work = torch.promote_types(p.dtype, torch.float32)
     prepare = hoist(graph, 2, work)
     inputs = [node.meta['val'] for node in graph.graph.nodes if node.op == 'placeholder']
-    # said in the code: torch's cache on disk gives kernels of one thread to processes of two, and the reverse
-    run = torch._inductor.compile(graph, inputs, {'cpp.threads': torch.get_num_threads()})
+    run = torch._inductor.compile(graph, inputs, {'cpp.threads': threads(p), 'cpp.min_chunk_size': 1})
     if any(size.is_number for size in sizes.replacements.values()):
         raise ValueError('the formula depends on the sizes it was traced with')
     last: tuple[Any, Any] = None, None

@@ -67,6 +67,11 @@ class Adadelta(Optimizer):
         return h.lr * d
 
 
+def cube_root(x: Tensor) -> Tensor:
+    """Of numbers from 0 on; exp and log take many elements at a time, pow one after the other."""
+    return (x.log() / 3).exp()
+
+
 class MADGRAD(Optimizer):
     """MADGRAD (arXiv:2101.11075, algorithm 1): every step is taken from the starting point."""
 
@@ -88,7 +93,7 @@ class MADGRAD(Optimizer):
     @staticmethod
     def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
         # without momentum the start can be told from p
-        start = p + s.s / (s.grad_sum_sq.pow(1 / 3) + h.eps) if s.x0 is None else s.x0
+        start = p + s.s / (cube_root(s.grad_sum_sq) + h.eps) if s.x0 is None else s.x0
         s.s.add_(h.rate * g)
         s.grad_sum_sq.add_(h.rate * g.square())
-        return (1 - h.momentum) * (p - start + s.s / (s.grad_sum_sq.pow(1 / 3) + h.eps))
+        return (1 - h.momentum) * (p - start + s.s / (cube_root(s.grad_sum_sq) + h.eps))
