@@ -72,6 +72,17 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 # the run
 
 
+def test_a_checkpoint_from_before_an_option_goes_on_without_it(config: TrainConfig) -> None:
+    run = train(replace(config, epochs=1))
+    saved = checkpoint.load(Path(config.output), 'last')
+    old = saved.header['run']['config']
+    assert old.pop('evaluate_plain') is False
+    run.check_same(saved)
+    assert old.pop('lr') != TrainConfig().lr
+    with pytest.raises(ValueError, match=r'lr: 0\.001 there, 0\.002 here'):
+        run.check_same(saved)
+
+
 def test_a_run_learns_and_leaves_its_files(config: TrainConfig) -> None:
     run = train(replace(config, mixup=0, epochs=5))
     output = Path(config.output)

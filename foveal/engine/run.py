@@ -180,10 +180,11 @@ class Run:
                 f'{saved.path} has the {len(header["classes"])} classes {shorten(header["classes"])}, '
                 f'the data have {len(self.classes)}: {shorten(self.classes)}'
             )
-        old, new = header['run']['config'], to_plain(self.config)
-        differing = [key for key in new if key not in FREE and old.get(key) != new[key]]
+        # an option that there was not when the checkpoint was written is as it is by default
+        old, new = to_plain(TrainConfig()) | header['run']['config'], to_plain(self.config)
+        differing = [key for key in new if key not in FREE and old[key] != new[key]]
         if differing:
-            changes = '; '.join(f'{key}: {old.get(key)!r} there, {new[key]!r} here' for key in differing)
+            changes = '; '.join(f'{key}: {old[key]!r} there, {new[key]!r} here' for key in differing)
             raise ValueError(f'{saved.path} was trained with other options ({changes}); resume with its own')
         if header['run']['global_batch'] != self.global_batch:
             raise ValueError(
