@@ -34,11 +34,6 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp('data') / 'colours', per_class=16)
-
-
-@pytest.fixture(scope='module')
 def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained run's folder."""
     output = tmp_path_factory.mktemp('runs') / 'run'

@@ -37,19 +37,9 @@ from tests.images import write_folder
 torch.set_num_threads(1)
 
 
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp('data') / 'colours', per_class=16)
-
-
 @pytest.fixture
-def config(folder: Path, tmp_path: Path) -> TrainConfig:
-    """A run of four updates an epoch, of a model without batch statistics, so that ways to cut batches compare."""
-    return TrainConfig(
-        data=str(folder), model='test_convnext', model_options={'drop_path_rate': 0.2}, img_size=32, epochs=3,
-        warmup_epochs=0.5, batch_size=12, lr=2e-3, workers=0, device='cpu', color_jitter=0.2, mixup=0.2,
-        output=str(tmp_path / 'run'), threads=1,
-    )  # fmt: skip
+def config(config: TrainConfig) -> TrainConfig:
+    return replace(config, model_options={'drop_path_rate': 0.2}, epochs=3, color_jitter=0.2, mixup=0.2)
 
 
 def weights(run: Path, name: str = 'last') -> dict[str, torch.Tensor]:

@@ -36,11 +36,6 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp('data') / 'colours', per_class=16)
-
-
 def tiny(folder: Path, output: Path) -> TrainConfig:
     """A run of two epochs of four updates."""
     return TrainConfig(

@@ -18,7 +18,6 @@ from foveal.engine.goals import OneLabel
 from foveal.engine.learning import build_task
 from foveal.engine.precision import set_products, weights_dtype
 from foveal.engine.train import train
-from tests.images import write_folder
 from tests.runs import broken_and_whole
 
 CPU = torch.device('cpu')
@@ -28,17 +27,9 @@ GOAL = OneLabel(['a', 'b', 'c'])
 torch.set_num_threads(1)
 
 
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp('data') / 'colours', per_class=16)
-
-
 @pytest.fixture
-def config(folder: Path, tmp_path: Path) -> TrainConfig:
-    return TrainConfig(
-        data=str(folder), model='test_convnext', img_size=32, epochs=2, warmup_epochs=0.5, batch_size='auto', lr=2e-3,
-        workers=0, device='cpu', output=str(tmp_path / 'run'), threads=1, loss='ce', smoothing=0.1,
-    )  # fmt: skip
+def config(config: TrainConfig) -> TrainConfig:
+    return replace(config, batch_size='auto', loss='ce', smoothing=0.1)
 
 
 class Wide(nn.Module):

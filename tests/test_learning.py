@@ -17,24 +17,9 @@ from foveal.engine.config import TrainConfig
 from foveal.engine.learning import freeze, hold_frozen_statistics
 from foveal.engine.precision import grad_scaler
 from foveal.engine.train import train
-from tests.images import write_folder
 from tests.runs import broken_and_whole
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp('data') / 'colours', per_class=16)
-
-
-@pytest.fixture
-def config(folder: Path, tmp_path: Path) -> TrainConfig:
-    """A run of four updates an epoch."""
-    return TrainConfig(
-        data=str(folder), model='test_convnext', img_size=32, epochs=2, warmup_epochs=0.5, batch_size=12, lr=2e-3,
-        workers=0, device='cpu', output=str(tmp_path / 'run'), threads=1,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope='module')

@@ -24,14 +24,8 @@ from foveal.engine.records import Record
 from foveal.engine.sinks import LineSink, whole_rows
 from foveal.labels import table
 from tests.checkpoints import write_run
-from tests.images import write_folder
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp('data') / 'colours', per_class=16)
 
 
 @pytest.fixture(scope='module')

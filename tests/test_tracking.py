@@ -14,23 +14,13 @@ from foveal.engine.config import TrainConfig
 from foveal.engine.distributed import Process
 from foveal.engine.log import Journal
 from foveal.engine.train import train
-from tests.images import write_folder
 
 torch.set_num_threads(1)
 
 
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp('data') / 'colours', per_class=16)
-
-
 @pytest.fixture
-def config(folder: Path, tmp_path: Path) -> TrainConfig:
-    """Two epochs of four updates."""
-    return TrainConfig(
-        data=str(folder), model='test_convnext', img_size=32, epochs=2, warmup_epochs=0.5, batch_size=12, lr=2e-3,
-        workers=0, device='cpu', threads=1, log_updates=2, output=str(tmp_path / 'run'),
-    )  # fmt: skip
+def config(config: TrainConfig) -> TrainConfig:
+    return replace(config, log_updates=2)
 
 
 def rows(run: str, name: str) -> list[dict[str, float]]:

@@ -39,15 +39,10 @@ from foveal.engine.top_losses import TopLosses
 from foveal.engine.views import TestTimePool, Views, preprocess_of_views, published_window
 from foveal.labels import Label, table
 from tests.checkpoints import write_run
-from tests.images import COLOURS, write_folder
+from tests.images import COLOURS
 
 torch.set_num_threads(1)
 CPU = torch.device('cpu')
-
-
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp('data') / 'colours', per_class=16)
 
 
 @pytest.fixture(scope='module')

@@ -62,7 +62,6 @@ class Goal(ABC):
         kind: As `Reader.task`: class, labels or numbers.
         about: The same for a message.
         scores: Names of what its evaluations give.
-        scores: Names of the scores.
         metric: Which of them says how good a model is; more is better.
         losses: By name, the default first.
         smoothing: Label smoothing where none is asked for.
