@@ -16,9 +16,9 @@ from torch.optim.swa_utils import AveragedModel
 
 import foveal
 from foveal import cli
+from foveal.engine.group_table import describe_groups
 from foveal.optim import create_optimizer
 from foveal.optim.groups import (
-    describe_groups,
     layer_scales,
     param_groups,
     param_groups_layer_decay,

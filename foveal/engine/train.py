@@ -25,6 +25,7 @@ from foveal.engine.evaluate import evaluate
 from foveal.engine.fitting import keep_batch_size
 from foveal.engine.folder import default_output, find_resumed, opened, prepare_output, save_epoch, save_within_epoch
 from foveal.engine.goals import AnyScores
+from foveal.engine.group_table import describe_groups
 from foveal.engine.guards import ADVICE, Guard, Suspect, in_parts
 from foveal.engine.learning import classifiers, head_only, hold_frozen_statistics, mixing, turn
 from foveal.engine.log import Journal
@@ -38,7 +39,6 @@ from foveal.engine.stopping import named_death, stop_agreed, stop_signals
 from foveal.engine.top_losses import TopLosses
 from foveal.engine.tracking import check_tracking
 from foveal.engine.writer import Writer
-from foveal.optim.groups import describe_groups
 from foveal.report.record import WORST
 
 

@@ -19,8 +19,7 @@ from foveal.optim.registry import (
 _TARGETS = (entry.target.partition(':') for entry in TABLE.values())
 _HOMES = {cls: module for module, _, cls in _TARGETS if '.' not in module}
 _HOMES |= {'Lookahead': 'lookahead', 'Optimizer': 'engine', 'Traits': 'engine'}
-_HOMES |= dict.fromkeys(('describe_groups', 'param_groups'), 'groups')
-_HOMES |= dict.fromkeys(('param_groups_layer_decay', 'param_groups_weight_decay'), 'groups')
+_HOMES |= dict.fromkeys(('param_groups', 'param_groups_layer_decay', 'param_groups_weight_decay'), 'groups')
 
 __all__ = [
     'OptimInfo',

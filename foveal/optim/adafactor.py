@@ -51,20 +51,43 @@ class Adafactor(Optimizer):
 
     @staticmethod
     def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
-        square = g * g + h.eps
-        if h.kind:
-            row, column = (int(dim) + 1 for dim in h.kind.split()[1:])
-            rows = s.exp_avg_sq_row.lerp_(square.mean(column), h.weight2).unsqueeze(column)
-            columns = s.exp_avg_sq_col.lerp_(square.mean(row), h.weight2).unsqueeze(row)
-            d = g * (rows / rows.mean(row, keepdim=True)).rsqrt() * columns.rsqrt()
+        square, dims = g * g, tuple(int(dim) + 1 for dim in h.kind.split()[1:])
+        if dims:
+            rows = s.exp_avg_sq_row.lerp_(square.mean(dims[1]) + h.eps, h.weight2).unsqueeze(dims[1])
+            columns = s.exp_avg_sq_col.lerp_(square.mean(dims[0]) + h.eps, h.weight2).unsqueeze(dims[0])
+            d = by_factors(g, rows, columns, dims, h.clip_threshold, rate(p, h))
         else:
-            d = g * s.exp_avg_sq.lerp_(square, h.weight2).rsqrt()
-        d = rate(p, h) * d / (rms(d) / h.clip_threshold).clamp(min=1.0)
+            d = by_squares(g, s.exp_avg_sq.lerp_(square + h.eps, h.weight2), h.clip_threshold, rate(p, h))
         return d if s.exp_avg is None else s.exp_avg.lerp_(d, 1 - h.beta1)
 
     @staticmethod
     def finish(p: Tensor, d: Tensor, h: Any) -> Tensor:
         return d + rate(p, h) * h.decay * p
+
+
+def by_factors(g: Tensor, rows: Tensor, columns: Tensor, dims: Sequence[int], limit: Any, rate: Any = 1.0) -> Tensor:
+    """The gradient over the root of its second moment, which is an outer product of means over two dimensions.
+
+    Args:
+        rows, columns: Means over dims[1], and over dims[0].
+        limit: Largest root mean square of the result before the rate; None leaves it.
+    """
+    a, b = inverse_root(rows / rows.mean(dims[0], keepdim=True)), inverse_root(columns)
+    if limit is not None:  # sums by row of what columns weigh: no pass over the result
+        size = mean(a.square() * (g.square() * b.square()).mean(dims[1], keepdim=True)).sqrt()
+        rate = rate / (size / limit).clamp(min=1.0)
+    return rate * a * g * b
+
+
+def by_squares(g: Tensor, squares: Tensor, limit: Any, rate: Any = 1.0) -> Tensor:
+    """Likewise by a full second moment."""
+    d = g * inverse_root(squares)
+    return rate * d if limit is None else rate / (rms(d) / limit).clamp(min=1.0) * d
+
+
+def inverse_root(x: Tensor) -> Tensor:
+    """x ** -0.5 for several uses: inductor keeps what comes of a logarithm, and repeats `rsqrt` wherever it is used."""
+    return (-0.5 * x.log()).exp()
 
 
 def rate(p: Tensor, h: Any) -> Any:
@@ -131,14 +154,11 @@ class AdafactorBigVision(Optimizer):
 
     @staticmethod
     def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
-        square = g * g + h.floor
-        if h.kind:
-            small, large = (int(dim) + 1 for dim in h.kind.split()[1:])
-            rows = s.exp_avg_sq_r.lerp_(square.mean(large, keepdim=True), 1 - h.beta2)
-            columns = s.exp_avg_sq_c.lerp_(square.mean(small, keepdim=True), 1 - h.beta2)
-            d = g * (rows / rows.mean(small, keepdim=True)).rsqrt() * columns.rsqrt()
+        square, dims = g * g, tuple(int(dim) + 1 for dim in h.kind.split()[1:])
+        if dims:
+            rows = s.exp_avg_sq_r.lerp_(square.mean(dims[1], keepdim=True) + h.floor, 1 - h.beta2)
+            columns = s.exp_avg_sq_c.lerp_(square.mean(dims[0], keepdim=True) + h.floor, 1 - h.beta2)
+            d = by_factors(g, rows, columns, dims, h.clipping_threshold)
         else:
-            d = g * s.exp_avg_sq.lerp_(square, 1 - h.beta2).rsqrt()
-        if h.clipping_threshold is not None:
-            d = d / (rms(d) / h.clipping_threshold).clamp(min=1.0)
+            d = by_squares(g, s.exp_avg_sq.lerp_(square + h.floor, 1 - h.beta2), h.clipping_threshold)
         return h.lr * (d if h.momentum is None else s.exp_avg.lerp_(d, 1 - h.momentum))

@@ -20,6 +20,14 @@ class Moments(Optimizer):
     decay = 'decoupled'
 
 
+def step_of(g: Tensor, s: Any, h: Any, ahead: bool = False) -> Tensor:
+    """Adam's step before the rate; with `ahead`, one step of the momentum further on. Moves both means."""
+    s.exp_avg.lerp_(g, 1 - h.beta1)
+    s.exp_avg_sq.lerp_(g * g, 1 - h.beta2)
+    d = s.exp_avg.lerp(g, 1 - h.beta1) if ahead else s.exp_avg
+    return d / h.correction1 / ((s.exp_avg_sq / h.correction2).sqrt() + h.eps)
+
+
 class AdamWLegacy(Moments):
     """AdamW (arXiv:1711.05101) with what torch's lacks: caution, corrected decay, update clipping."""
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from foveal.optim.adam import Moments
+from foveal.optim.adam import Moments, step_of
 from foveal.optim.engine import Optimizer, Traits
 from foveal.optim.program import cautious
 
@@ -75,11 +75,8 @@ class AdamP(Moments):
 
     @staticmethod
     def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
-        s.exp_avg.lerp_(g, 1 - h.beta1)
-        s.exp_avg_sq.lerp_(g * g, 1 - h.beta2)
-        d = s.exp_avg.lerp(g, 1 - h.beta1) if h.nesterov else s.exp_avg
-        d, decay = project(p, g, d / ((s.exp_avg_sq / h.correction2).sqrt() + h.eps), h)
-        return h.lr * (d / h.correction1 + decay * p)
+        d, decay = project(p, g, step_of(g, s, h, ahead=h.nesterov), h)
+        return h.lr * (d + decay * p)
 
 
 class SGDP(Optimizer):

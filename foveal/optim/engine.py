@@ -1,24 +1,8 @@
 """The one optimizer class: what an algorithm needs besides its formula is here, once for all of them.
 
 An algorithm is a subclass: its arguments are annotated fields, class attributes and hooks say what it needs, and
-`update(p, g, s, h)` gives what the engine then subtracts from the parameter (docs/optimizers.md has an example). It may
-change state tensors in place (not replace them) and must leave `p` and `g` alone. It gets
-
-- `p`, `g`: the parameter and its gradient, of the same shape, in float32 or wider whatever they are stored in, negated
-  under `maximize`, with coupled decay added to the gradient and decoupled decay taken from the parameter;
-- `s`: its state tensors by name; None for those of `zeros_if` that are not there;
-- `h`: the fields as they stand in the group; `beta1`, ... from `betas`; `correction1`, ...: 1 - beta ** step; `decay`:
-  `weight_decay`, times lr / peak lr where corrected, times lr where the engine decouples it; `adds`: whether `update`
-  has to add `decay * p`; `kind`; and what `scalars` returns.
-
-Floats of `h` may come as 0-dimensional tensors (compiled, or with `lr` a tensor): use them in arithmetic only, never in
-`if`, `math.*` or `alpha=`/`value=` (`v.lerp_(g * g, 1 - h.beta2)`, not `addcmul_`). What decides the course of the code
-has to be a bool, int, str or None, which is compiled in.
-
-Speed: the elementwise passes of a formula cost memory traffic, so inductor makes one kernel of them. It is asked for
-when the optimizer holds more than `COMPILE_FROM` elements and the machine has a compiler; the first step then takes
-about 20 s on a machine that has never compiled anything, and 1 to 5 s a formula later, or when the kernels lie in
-torch's cache. Small tensors are joined or stacked first, since what a tensor costs is mostly the call.
+`update(p, g, s, h)` gives what the engine then subtracts from the parameter. docs/optimizers.md tells what these four
+are, what `update` may do with them, and when it is compiled.
 """
 
 import operator

@@ -2,7 +2,8 @@
 
 import inspect
 import re
-from dataclasses import KW_ONLY
+from dataclasses import Field, dataclass, fields
+from functools import wraps
 from itertools import chain
 from typing import Any, ClassVar, Literal, dataclass_transform, get_args, get_origin
 
@@ -25,53 +26,41 @@ LEAST = dict(lr=0.0, eps=0.0, weight_decay=0.0, momentum=0.0, update_each=1, n_s
 
 @dataclass_transform()
 class Fields:
-    """Base of classes whose annotated fields are the arguments of `__init__`, as with dataclasses.
+    """Base of classes that are dataclasses in their signature alone: `start` gets the values, nothing keeps them.
 
-    A comment beside a field is its description. The class keeps no values: `start` gets those of an instance.
+    A comment beside a field is its description. Arguments that are not there are refused with near names.
     """
 
-    fields: ClassVar[dict[str, inspect.Parameter]] = {}
+    fields: ClassVar[dict[str, Field[Any]]] = {}
     meanings: ClassVar[dict[str, str]] = USUAL
 
     def __init_subclass__(cls) -> None:
         cls.meanings = {**cls.meanings, **comments(cls)}
-        cls.fields = {**cls.fields, **declared(cls)}
-        if '__init__' in vars(cls):
+        has_own = '__init__' in vars(cls)
+        dataclass(init=not has_own, eq=False, repr=False)(cls)
+        cls.fields = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
+        for name in cls.fields.keys() & vars(cls).keys():
+            delattr(cls, name)
+        if has_own:
             return
-        signature = inspect.Signature(sorted(cls.fields.values(), key=lambda field: field.kind))
+        made: Any = cls.__init__
 
+        @wraps(made)
         def __init__(self: Any, *args: Any, **values: Any) -> None:
             for name in values.keys() - cls.fields:
                 raise TypeError(f'{type(self).__name__} has no option {name!r}{near(name, cls.fields)}')
-            given = signature.bind(*args, **values)
-            given.apply_defaults()
-            self.start(**given.arguments)
+            made(self, *args, **values)
 
-        first = inspect.Parameter('self', inspect.Parameter.POSITIONAL_ONLY)
-        __init__.__signature__ = inspect.Signature([first, *signature.parameters.values()])  # type: ignore[attr-defined]
         cls.__init__ = __init__  # type: ignore[method-assign]
-        told = [f'    {name}: {cls.meanings.get(name, "")}.' for name in signature.parameters]
+        told = [f'    {name}: {cls.meanings.get(name, "")}.' for name in inspect.signature(cls).parameters]
         cls.__doc__ = '\n'.join([inspect.cleandoc(cls.__doc__ or '').rstrip(), '', 'Args:', *told])
+
+    def __post_init__(self) -> None:
+        self.start(**{name: vars(self).pop(name) for name in self.fields})
 
     def start(self, **values: Any) -> None:
         """What `__init__` does with the arguments."""
         raise NotImplementedError
-
-
-def declared(cls: type) -> dict[str, inspect.Parameter]:
-    """Fields that a class annotates itself, by name; their values are taken out of it."""
-    found, kind = {}, 'POSITIONAL_OR_KEYWORD'
-    for name, annotation in inspect.get_annotations(cls).items():
-        if annotation is KW_ONLY:
-            kind = 'KEYWORD_ONLY'
-        elif 'ClassVar' not in str(annotation):
-            default = vars(cls).get(name, inspect.Parameter.empty)
-            found[name] = inspect.Parameter(
-                name, getattr(inspect.Parameter, kind), default=default, annotation=annotation
-            )
-            if name in vars(cls):
-                delattr(cls, name)
-    return found
 
 
 def comments(cls: type) -> dict[str, str]:
@@ -100,7 +89,7 @@ def check(cls: type[Fields], values: dict[str, Any]) -> None:
     for name, value in values.items():
         if name in LEAST and isinstance(value, float | int) and not value >= LEAST[name]:
             raise ValueError(f'{owner}: {name} is {value}; it must be {LEAST[name]:g} or more')
-        legal = choices(cls.fields[name].annotation) if name in cls.fields else ()
+        legal = choices(cls.fields[name].type) if name in cls.fields else ()
         if legal and value not in legal:
             raise ValueError(f'{owner}: {name} {value!r} is unknown{near(str(value), map(str, legal))}')
     for name in ('betas', 'betas_1d'):

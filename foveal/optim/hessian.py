@@ -20,8 +20,9 @@ def hutchinson(params: Sequence[Tensor], samples: int, seed: int = SEED) -> list
     generators = {device: torch.Generator(device).manual_seed(seed) for device in {p.device for p in params}}
     total = [torch.zeros_like(p) for p in params]
     for sample in range(samples):
-        bits = [torch.randint(0, 2, p.shape, generator=generators[p.device], device=p.device) for p in params]
-        signs = [(2 * b - 1).to(p.dtype) for b, p in zip(bits, params, strict=True)]
+        signs = [p.new_empty(p.shape).random_(0, 2, generator=generators[p.device]) for p in params]
+        torch._foreach_mul_(signs, 2)
+        torch._foreach_sub_(signs, 1)
         products = torch.autograd.grad(gradients, params, grad_outputs=signs, retain_graph=sample < samples - 1)
         torch._foreach_addcmul_(total, list(products), signs, 1 / samples)
     return total

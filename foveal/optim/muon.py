@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from foveal.optim.adam import step_of
 from foveal.optim.engine import Optimizer, Traits
 from foveal.optim.newton_schulz import orthogonalize, polynomials
 
@@ -66,11 +67,7 @@ class Muon(Optimizer):
     @staticmethod
     def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
         if h.kind == 'fallback':
-            s.exp_avg.lerp_(g, 1 - h.beta1)
-            s.exp_avg_sq.lerp_(g.square(), 1 - h.beta2)
-            d = s.exp_avg.lerp(g, 1 - h.beta1) if h.nesterov else s.exp_avg
-            rate = h.lr * h.fallback_lr_scale
-            return rate * (d / h.correction1) / ((s.exp_avg_sq / h.correction2).sqrt() + h.eps)
+            return h.lr * h.fallback_lr_scale * step_of(g, s, h, ahead=h.nesterov)
 
         s.momentum_buffer.lerp_(g, 1 - h.momentum)
         d = s.momentum_buffer.lerp(g, 1 - h.momentum) if h.nesterov else s.momentum_buffer
