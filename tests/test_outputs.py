@@ -60,6 +60,14 @@ CHOSEN = {
         'lcnet_035',
         'mobilenetv4_hybrid_medium',  # attention
     ],
+    'nfnet': [
+        'test_nfnet',
+        'dm_nfnet_f0',  # 'same' padding, gamma behind activations, learned factors of branches
+        'eca_nfnet_l0',
+        'nf_regnet_b0',  # the gate inside
+        'nf_resnet26',  # stem with pooling, no last convolution
+        'nf_seresnet26',
+    ],
     'regnet': [
         'regnetx_002',
         'regnety_002',  # squeeze-excite

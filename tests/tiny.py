@@ -12,6 +12,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     'hrnet': ('hrnet_w18_small', dict(num_classes=11)),
     'mlp_mixer': ('mixer_s32_224', dict(img_size=64, embed_dim=48, num_blocks=4, num_classes=11)),
     'mobilenetv3': ('lcnet_035', dict(num_classes=11)),
+    'nfnet': ('test_nfnet', dict(num_classes=11)),
     'regnet': ('regnetx_002', dict(num_classes=11)),
     'resnet': ('test_resnet', dict(num_classes=11)),
     'swin_transformer': (

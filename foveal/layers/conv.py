@@ -1,7 +1,8 @@
 """Convolutions with the padding rules that published weights were trained with."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,8 +30,7 @@ class Conv2dSame(nn.Conv2d):
     """Convolution with TensorFlow's 'SAME' padding, which depends on the size of the input when it strides."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = pad_same(x, self.kernel_size, self.stride, self.dilation)  # type: ignore[arg-type]
-        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return super().forward(pad_same(x, self.kernel_size, self.stride, self.dilation))  # type: ignore[arg-type]
 
 
 def conv2d(
@@ -42,6 +42,8 @@ def conv2d(
     groups: int = 1,
     bias: bool = True,
     padding: str | int | None = None,
+    layers: tuple[Callable[..., nn.Conv2d], Callable[..., nn.Conv2d]] = (nn.Conv2d, Conv2dSame),
+    **more: Any,
 ) -> nn.Conv2d:
     """A 2d convolution.
 
@@ -55,18 +57,21 @@ def conv2d(
         bias: learn a bias.
         padding: None or '' pads both sides alike so that a stride of 1 keeps the size; 'same' pads as TensorFlow
             does; 'valid' and 0 do not pad; or a number.
+        layers: the class of the convolution, and the one that pads as TensorFlow does.
+        more: arguments that these classes have besides those of `nn.Conv2d`.
 
     Raises:
         ValueError: an unknown padding.
     """
-    options = dict(stride=stride, dilation=dilation, groups=groups, bias=bias)
+    layer, same = layers
+    options = dict(stride=stride, dilation=dilation, groups=groups, bias=bias, **more)
     if padding is None or padding == '':
         sides = tuple((stride - 1 + dilation * (k - 1)) // 2 for k in pair(kernel_size))
-        return nn.Conv2d(in_channels, out_channels, kernel_size, padding=sides, **options)  # type: ignore[arg-type]
+        return layer(in_channels, out_channels, kernel_size, padding=sides, **options)
     if padding == 'same':
         if stride == 1 and all(dilation * (k - 1) % 2 == 0 for k in pair(kernel_size)):
-            return conv2d(in_channels, out_channels, kernel_size, **options)  # type: ignore[arg-type]
-        return Conv2dSame(in_channels, out_channels, kernel_size, **options)  # type: ignore[arg-type]
+            return conv2d(in_channels, out_channels, kernel_size, layers=layers, **options)
+        return same(in_channels, out_channels, kernel_size, **options)
     if padding != 'valid' and not isinstance(padding, int):
         raise ValueError(f"padding {padding!r} is unknown; legal are '', 'same', 'valid' and a number")
-    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, **options)  # type: ignore[arg-type]
+    return layer(in_channels, out_channels, kernel_size, padding=padding, **options)
