@@ -29,7 +29,8 @@ NORMALIZATIONS = {
     'none': {'mean': [0.0, 0.0, 0.0], 'std': [1.0, 1.0, 1.0]},
 }
 # Public tables of accuracies. A tag has a row of one where the table is of the same file, or where the authors released
-# no other weights of this name: EfficientNet by recipe (Google), HRNet (Microsoft), VGG and DenseNet (torchvision).
+# no other weights of this name: EfficientNet by recipe (Google), HRNet and BEiT (Microsoft), VGG and DenseNet
+# (torchvision).
 TABLES = {
     'torchvision': 'metadata of the weights in torchvision 0.29',
     'mmpretrain': 'metafile.yml of the models that mmpretrain 1.2.0 converted',

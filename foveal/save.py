@@ -204,6 +204,7 @@ def options_over(model: Backbone, architecture: str) -> dict[str, Any]:
     options = {
         field.name: getattr(model.cfg, field.name)
         for field in fields(model.cfg)
+        if field.init
         if field.name in ('in_chans', 'num_classes', 'global_pool')
         or (getattr(model.cfg, field.name) != getattr(usual, field.name) and not trains_only(field.name))
     }

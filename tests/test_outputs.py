@@ -11,6 +11,8 @@ from tests import deterministic, parity
 
 # family -> architectures, with the options that they stand for
 CHOSEN = {
+    'beit': ['beit_base_patch16_224', 'beitv2_base_patch16_224'],
+    'cait': ['cait_xxs24_224', 'cait_xs24_384'],
     'convnext': [
         'test_convnext',  # tanh gelu
         'test_convnext3',  # kernel sizes per stage, silu

@@ -19,6 +19,9 @@ HOOKS = {'embed', 'step', 'finish', 'to_map', 'trunk'}
 BUILDING = {'build', 'init_weights', 'no_weight_decay'}
 # verb -> families that override it, each with its reason
 ALLOWED = {
+    ('beit', 'set_input_size'),  # tables of relative positions follow the grid
+    ('cait', 'prune_intermediate_layers'),  # what runs on the class token is part of the head
+    ('cait', 'layer_depths'),  # ... and published recipes do not count it
     ('swin_transformer', 'set_input_size'),  # windows follow the size of the image
     ('mobilenetv3', 'pool'),  # a convolution follows the pooling, and takes a map of one position
     ('mobilenetv3', 'reset_pool'),  # ... whose channels the pooling must not double

@@ -5,6 +5,8 @@ from typing import Any
 VIT: dict[str, Any] = dict(img_size=64, patch_size=16, embed_dim=48, depth=4, num_heads=3, num_classes=11)
 
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
+    'beit': ('beit_base_patch16_224', VIT),
+    'cait': ('cait_xxs24_224', VIT),
     'convnext': ('test_convnext', dict(num_classes=11)),
     'deit': ('deit_tiny_distilled_patch16_224', VIT),
     'densenet': ('densenet121', dict(block_config=(2, 2, 2, 2), growth_rate=8, num_classes=11)),

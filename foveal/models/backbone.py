@@ -26,7 +26,10 @@ Grid = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The options that every family shares. A family's own config adds what makes its architectures differ."""
+    """The options that every family shares. A family's own config adds what makes its architectures differ.
+
+    A field with `init=False` is no option: the family has that value, or makes it from options.
+    """
 
     in_chans: int = 3
     num_classes: int = 1000
@@ -127,7 +130,7 @@ def configure(config: type[Config], given: Config | None, options: dict[str, Any
     Raises:
         ValueError: an option that the family does not have; the message names the nearest one.
     """
-    legal = {field.name for field in fields(config)}
+    legal = {field.name for field in fields(config) if field.init}
     for name in options:
         if name not in legal:
             family = config.__name__.removesuffix('Config')

@@ -1,6 +1,5 @@
 """Swin Transformer (arXiv:2103.14030), and the sizes found by search in S3 (arXiv:2111.14725)."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,14 +11,8 @@ from foveal.layers import Blocks, DropPath, Mlp, PatchEmbed, PoolHead, drop_path
 from foveal.layers.conv import Size, pair
 from foveal.layers.dot_product import dot_product_attention
 from foveal.layers.init import truncated_normal
-from foveal.layers.window import (
-    pad_to_windows,
-    relative_position_index,
-    resize_relative_table,
-    shift_mask,
-    window_partition,
-    window_reverse,
-)
+from foveal.layers.relative_position import RelativePositionBias
+from foveal.layers.window import pad_to_windows, shift_mask, window_partition, window_reverse
 from foveal.models.backbone import Backbone, Config, FeatureInfo, Grid, Level, Parts
 from foveal.registry import register
 
@@ -76,7 +69,7 @@ class SwinTransformerConfig(Config):
         return [(-(-height // (high << stage)), -(-width // (wide << stage))) for stage in range(len(self.depths))]
 
 
-class WindowAttention(nn.Module):
+class WindowAttention(RelativePositionBias):
     """Attention inside windows, with a learned bias for every offset (section 3.2 of the paper, equation 4).
 
     Args:
@@ -100,39 +93,12 @@ class WindowAttention(nn.Module):
         proj_drop: float = 0.0,
     ) -> None:
         super().__init__()
-        self.num_heads, self.window_size, self.attn_drop = num_heads, pair(window_size), attn_drop
+        self.num_heads, self.attn_drop = num_heads, attn_drop
         inner = num_heads * (head_dim or dim // num_heads)
-        high, wide = self.window_size
-        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * high - 1) * (2 * wide - 1), num_heads))
-        self.register_buffer('relative_position_index', relative_position_index(self.window_size), persistent=False)
+        self.make_table(pair(window_size), num_heads)
         self.qkv = nn.Linear(dim, 3 * inner, bias=qkv_bias)
         self.proj = nn.Linear(inner, dim)
         self.proj_drop = nn.Dropout(proj_drop)
-
-    def set_window_size(self, window_size: Size) -> None:
-        """Take windows of another size; the table of biases is resized."""
-        table, old, self.window_size = self.relative_position_bias_table, self.window_size, pair(window_size)
-        if self.window_size != old:
-            resized = resize_relative_table(table.detach(), old, self.window_size)
-            self.relative_position_bias_table = nn.Parameter(resized, requires_grad=table.requires_grad)
-        self.relative_position_index = relative_position_index(self.window_size, table.device)
-
-    def adapt(self, name: str, weight: Tensor) -> Tensor:
-        """A checkpoint's table for the present windows."""
-        side = (math.isqrt(weight.shape[0]) + 1) // 2
-        if name != 'relative_position_bias_table' or (2 * side - 1) ** 2 != weight.shape[0]:
-            return weight
-        return resize_relative_table(weight, (side, side), self.window_size)
-
-    def reset_buffers(self) -> None:
-        """Compute the index, which no checkpoint holds."""
-        self.set_window_size(self.window_size)
-
-    def bias(self) -> Tensor:
-        """What is added to the scores: (1, num_heads, high * wide, high * wide)."""
-        index = self.relative_position_index
-        bias = self.relative_position_bias_table.index_select(0, index.flatten())
-        return bias.T.contiguous().view(1, self.num_heads, *index.shape)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend.

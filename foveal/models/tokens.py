@@ -84,6 +84,7 @@ class TokenBackbone(Backbone):
     attn_pool: nn.Module | None
     parts = Parts(stem='', head='', classifier='head', pre_logits='fc_norm', layout='NLC')
     out_indices: ClassVar[int | None] = 3
+    late_prefix: ClassVar[bool] = False  # the prefix tokens join behind the levels, in `finish`
     blocks: Blocks
 
     def build_tokens(self, cfg: Any, bias: bool = True, norm_layer: Any = None) -> None:
@@ -103,7 +104,7 @@ class TokenBackbone(Backbone):
             self.pos_embed = nn.Parameter(torch.randn(1, count, dim) * 0.02)
         self.resample = cfg.dynamic_img_size or cfg.dynamic_img_pad
         self.pos_drop = nn.Dropout(cfg.pos_drop_rate)
-        self.patch_drop = PatchDropout(cfg.patch_drop_rate, self.num_prefix_tokens)
+        self.patch_drop = PatchDropout(cfg.patch_drop_rate, self.level_prefix)
 
     def build_prefix(self, cfg: Any) -> None:
         """Make the tokens before the patches."""
@@ -117,6 +118,11 @@ class TokenBackbone(Backbone):
         reduction = max(self.patch_embed.patch_size)
         return [Level(f'blocks.{i}', self.embed_dim, reduction) for i in range(len(self.blocks))]
 
+    @property
+    def level_prefix(self) -> int:
+        """How many tokens come before the patches in every level."""
+        return 0 if self.late_prefix else self.num_prefix_tokens
+
     def prefix(self) -> list[Tensor]:
         """The tokens before the patches, each (1, count, channels)."""
         return [token for token in (self.cls_token, self.reg_token) if token is not None]
@@ -125,7 +131,7 @@ class TokenBackbone(Backbone):
         x = self.patch_embed(x)
         grid = (x.shape[1], x.shape[2])
         x, positions = x.flatten(1, 2), self.positions(grid)
-        prefix = [token.expand(x.shape[0], -1, -1) for token in self.prefix()]
+        prefix = [] if self.late_prefix else [token.expand(x.shape[0], -1, -1) for token in self.prefix()]
         if positions is not None and self.cfg.no_embed_class:
             x, positions = x + positions, None
         x = torch.cat([*prefix, x], dim=1) if prefix else x
@@ -161,13 +167,13 @@ class TokenBackbone(Backbone):
         return self.blocks.call(self.child(level.path), x)
 
     def to_map(self, x: Tensor, grid: Grid, fmt: str) -> Tensor:
-        return relayout(x[:, self.num_prefix_tokens :], 'NLC', fmt, grid)
+        return relayout(x[:, self.level_prefix :], 'NLC', fmt, grid)
 
     def grid(self, size: Sequence[int], index: int) -> Grid:
         return self.patch_embed.dynamic_feat_size((size[0], size[1]))
 
     def normalized(self, tap: Tensor, index: int) -> Tensor:
-        return self.finish(tap)
+        return self.run(self.parts.norm, tap)
 
     def forward_intermediates(
         self,
@@ -182,14 +188,14 @@ class TokenBackbone(Backbone):
         """As `Backbone.forward_intermediates`.
 
         Args:
-            return_prefix_tokens: give each level as a pair of its map and its prefix tokens
-                (batch, num_prefix_tokens, channels).
+            return_prefix_tokens: give each level as a pair of its map and its prefix tokens (batch, count, channels);
+                the count is `num_prefix_tokens`, or 0 where they join behind the levels.
         """
         self.check_format(output_fmt)
         features, taps, grids = self.taps(x, indices, norm, stop_early, intermediates_only)
         maps: list[Any] = [self.to_map(tap, grid, output_fmt) for tap, grid in zip(taps, grids, strict=True)]
         if return_prefix_tokens:
-            maps = [(m, tap[:, : self.num_prefix_tokens]) for m, tap in zip(maps, taps, strict=True)]
+            maps = [(m, tap[:, : self.level_prefix]) for m, tap in zip(maps, taps, strict=True)]
         return maps if intermediates_only else (features, maps)
 
     def get_intermediate_layers(
