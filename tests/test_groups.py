@@ -23,9 +23,9 @@ from foveal.optim.groups import (
     param_groups,
     param_groups_layer_decay,
     param_groups_weight_decay,
-    unwrap,
 )
 from foveal.scheduler import create_scheduler
+from foveal.wrapped import unwrap
 from tests import reference
 from tests.images import write_folder
 

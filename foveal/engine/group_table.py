@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from foveal.optim.groups import unwrap, without_wrappers
+from foveal.wrapped import unwrap, without_wrappers
 
 
 def describe_groups(optimizer: torch.optim.Optimizer, model: nn.Module) -> str:

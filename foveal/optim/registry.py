@@ -145,12 +145,8 @@ def create_optimizer(
         weight_decay: Of the parameters that decay.
         momentum: Of the optimizers that have it; None takes the class's default, or none where it can be without.
         foreach: False steps tensor by tensor.
-        filter_bias_and_bn: Keep a model's biases, norm scales and `no_weight_decay()` parameters from decay.
-        layer_decay: Factor of the learning rate from each layer to the one before it; None: the same for all.
-        layer_decay_min_scale: Least factor.
-        layer_decay_no_opt_scale: Layers whose factor is below this are frozen.
-        fallback_list: Names or wildcards of the parameters for which a matrix optimizer uses its fallback.
-        fallback_no_weight_decay: Use the fallback for the parameters named as not decaying, too.
+        filter_bias_and_bn, fallback_list, fallback_no_weight_decay: As in `param_groups`.
+        layer_decay, layer_decay_min_scale, layer_decay_no_opt_scale: Likewise, without the prefix.
         param_group_fn: Makes the groups from the model instead.
         **options: Further arguments of the class. `eps` and `betas` are dropped where it has none.
 
