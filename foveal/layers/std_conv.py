@@ -52,7 +52,7 @@ class ScaledStdConv2d(nn.Conv2d):
 
     def standardized(self) -> Tensor:
         """The filters that the input is convolved with."""
-        # layer norm has the kernel for it: six times as fast as mean and variance, twice as fast as batch norm
+        # layer norm has the kernel for it: on a CPU 7 times as fast as mean and variance, twice as fast as batch norm
         return F.layer_norm(self.weight, self.weight.shape[1:], eps=self.eps) * (self.gain * self.scale)
 
     def forward(self, x: Tensor) -> Tensor:
