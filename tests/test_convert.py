@@ -18,7 +18,7 @@ from foveal.data import create_transform
 from foveal.labels import labels_of
 from foveal.weights import WeightsError, read_weights
 from tests import reference
-from tests.deterministic import image, noise, weight
+from tests.deterministic import fill, image, noise, weight
 
 SOURCES = [row for row in reference.rows('loaded') if 'names' in row]
 # of the outputs' standard deviation: what two orders of float32 summation differ by through twenty layers
@@ -95,6 +95,46 @@ def test_densenet_as_its_published_files_name_it(tmp_path: Path) -> None:
     torch.save(old, tmp_path / 'old.pth')
     loaded = foveal.create_model('densenet121', block_config=(1, 1, 1, 1), checkpoint_path=tmp_path / 'old.pth')
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
+def test_beit_s_pre_training_shares_one_table_of_positions(tmp_path: Path) -> None:
+    """The model that shares its table, and the one with a copy in every block, compute the same."""
+    size = dict(img_size=64, depth=3, embed_dim=48, num_heads=3, num_classes=0, global_pool='')
+    shared = dict(use_shared_rel_pos_bias=True, use_rel_pos_bias=False)
+    source = fill(foveal.create_model('beitv2_base_patch16_224', **size, **shared)).eval()
+    weights = source.state_dict()
+    assert layout_of(weights, source) is None, 'our own names need no translation'
+    extra = {'mask_token': torch.zeros(1, 1, 48), 'lm_head.weight': torch.zeros(8192, 48)}
+    extra |= {'lm_head.bias': torch.zeros(8192), 'cls_pt_layers.0.gamma_1': torch.zeros(48)}
+    extra |= {'rel_pos_bias.relative_position_index': source.rel_pos_bias.relative_position_index}
+    torch.save({'model': weights | extra}, tmp_path / 'pretrained.pth')
+    for options in ({}, shared):
+        model = foveal.create_model(
+            'beitv2_base_patch16_224', checkpoint_path=tmp_path / 'pretrained.pth', **size, **options
+        )
+        x = image((3, 64, 64))
+        with torch.inference_mode():
+            assert torch.equal(model.eval()(x), source(x))
+    tables = [
+        p
+        for name, p in foveal.create_model(
+            'beitv2_base_patch16_224', checkpoint_path=tmp_path / 'pretrained.pth', **size
+        ).named_parameters()
+        if name.endswith('relative_position_bias_table')
+    ]
+    assert len({table.data_ptr() for table in tables}) == 3, 'each block learns a table of its own'
+
+
+def test_beit_and_cait_as_their_authors_save_them(tmp_path: Path) -> None:
+    """Our names, with buffers that we compute, and what distributed training puts before the names."""
+    for arch in ('beit_base_patch16_224', 'cait_xxs24_224'):
+        size = dict(img_size=64, depth=2, embed_dim=48, num_heads=3)
+        source = fill(foveal.create_model(arch, **size))
+        buffers = {n: b for n, b in source.named_buffers() if n.endswith('relative_position_index')}
+        assert len(buffers) == (2 if arch.startswith('beit') else 0)
+        torch.save({'model': {f'module.{n}': v for n, v in {**source.state_dict(), **buffers}.items()}}, tmp_path / 'x')
+        loaded = foveal.create_model(arch, checkpoint_path=tmp_path / 'x', **size)
+        assert all(torch.equal(value, source.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 
 def reference_file(arch: str) -> dict[str, torch.Tensor]:
@@ -326,6 +366,7 @@ def test_convert_refuses(arguments: list[str], said: str, tmp_path: Path, capsys
         ('regnety_004', ['trunk._feature_blocks.res2.block1'], 'missing: '),
         ('convnextv2_atto', ['stages.0.0.dwconv.kernel'], 'facebookresearch, sparse, '),
         ('swin_tiny_patch4_window7_224', ['layers.0.downsample.', 'layers.0'], 'microsoft, '),
+        ('beit_base_patch16_224', ['mask_token'], 'missing: '),
     ],
 )
 def test_half_a_layout_is_refused(arch: str, names: list[str], said: str, tmp_path: Path) -> None:

@@ -94,10 +94,11 @@ def test_without_a_network_the_error_says_so(monkeypatch: pytest.MonkeyPatch, tm
 
 @pytest.mark.parametrize('row', ADAPTED, ids=lambda row: f'{row["arch"]} {row["options"]}')
 def test_weights_for_other_sizes_and_channels_give_the_published_outputs(row, tmp_path: Path) -> None:
-    save_file(fill(foveal.create_model(row['arch'])).state_dict(), tmp_path / 'model.safetensors')
+    small = row.get('of', {})
+    save_file(fill(foveal.create_model(row['arch'], **small)).state_dict(), tmp_path / 'model.safetensors')
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in row['options'].items()}
     overlay = {'file': str(tmp_path / 'model.safetensors')}
-    model = foveal.create_model(row['arch'], pretrained=True, pretrained_cfg_overlay=overlay, **options).eval()
+    model = foveal.create_model(row['arch'], pretrained=True, pretrained_cfg_overlay=overlay, **small, **options).eval()
     size = options.get('img_size', model.pretrained_cfg.input_size[1:])
     height, width = (size, size) if isinstance(size, int) else size
     with torch.inference_mode():

@@ -6,8 +6,9 @@ models      an architecture: parameters, widths, feature levels, default weights
 manifests   [architecture, [[name, shape, dtype, 'p' parameter or 'b' buffer], ...]]: its state dict, in order
 pretrained  [architecture, module, tags, those with weights]: the record of every tag, the default one first
 loaded      outputs of weights loaded for other sizes and channels, and of weights under their original authors' names:
-            architecture, options, the first 16 logits and the standard deviation of all; `names` are the file's
-            [name, shape] rows, where they are not those of the architecture; as measured on timm 1.0.31
+            architecture, options, the first 16 logits and the standard deviation of all; `of` are options of the model
+            that the weights come from too; `names` are the file's [name, shape] rows, where they are not those of the
+            architecture; as measured on timm 1.0.31
 augment     policies, distributions and crops, as measured on timm 1.0.31 by `tests/make_augment_reference.py`
 optim       an optimizer (timm 1.0.31): class, defaults, and cases [how it is asked for, values of the parameters after
             20 steps], as tests/make_optim_reference.py measures them
