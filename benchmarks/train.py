@@ -2,8 +2,10 @@
 
 Ours is the engine's own update (`foveal train`, without reading images); the peer's is the same step built of its
 parts, under PEER_PYTHON or --peer: model, label-smoothed cross-entropy, autocast, optimizer. Both run in turns, in
-processes of their own; the speed-up is the median of the rounds' ratios, with their quartiles. The settings of a side
-are written as precision, memory format, and `compile` where it is compiled.
+processes of their own, with the allocator as it comes, which ours tells to keep its memory (`foveal/engine/memory.py`);
+MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=68719476736 in the environment tell both. The speed-up is the
+median of the rounds' ratios, with their quartiles. The settings of a side are written as precision, memory format, and
+`compile` where it is compiled.
 """
 
 import argparse
@@ -100,7 +102,8 @@ def main() -> None:
             def start(name: str, model: str = model, setting: str = setting) -> Side:
                 flags = SETTINGS[setting][name != 'foveal']
                 worker = OURS if name == 'foveal' else PEERS
-                return Side(pythons[name], worker, model, MODELS[model], str(args.batch), str(args.threads), flags)
+                jobs = (model, MODELS[model], str(args.batch), str(args.threads), flags)
+                return Side(pythons[name], worker, *jobs, environment={})
 
             seconds = compare(start, names, 'update', args.rounds, args.processes)
             row = f'{model:24}{setting:16}'

@@ -17,6 +17,7 @@ import torch.distributed as dist
 import yaml
 from torch import nn
 
+from foveal import create_model
 from foveal.engine import checkpoint, distributed, launchers
 from foveal.engine.config import TrainConfig
 from foveal.engine.train import train
@@ -59,10 +60,14 @@ def assert_equal(one: str | Path, other: str | Path, tolerance: float) -> None:
     for a, b in zip(rows(one), rows(other), strict=True):
         assert a == pytest.approx(b, abs=tolerance, rel=tolerance)
     ours, theirs = checkpoint.load(one, 'last'), checkpoint.load(other, 'last')
-    for mine, its in ((ours.weights, theirs.weights), (ours.extra, theirs.extra)):
-        assert mine.keys() == its.keys()
-        for name, tensor in its.items():
-            torch.testing.assert_close(mine[name], tensor, atol=tolerance, rtol=tolerance, msg=name)
+    close_each(ours.weights | ours.extra, theirs.weights | theirs.extra, tolerance)
+
+
+def close_each(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
+    """Tensors of the same names agree."""
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, atol=tolerance, rtol=tolerance, msg=name)
 
 
 # who starts the processes
@@ -147,6 +152,45 @@ def test_two_processes_learn_what_one_learns(config: TrainConfig, tmp_path: Path
     together(2, train, replace(two, output=str(tmp_path / 'apart')))
     with pytest.raises(AssertionError):
         assert_equal(tmp_path / 'apart', config.output, 10 * TOLERANCE)
+
+
+def without_key_biases(saved: checkpoint.Checkpoint) -> dict[str, torch.Tensor]:
+    """All tensors of a run of a ViT, with zeros for the biases of its keys.
+
+    A bias of all keys adds the same to all scores of a query, which softmax leaves as it is: its gradient is zero, and
+    what is computed for it is rounding. Adam divides that by its own size, and makes steps of full length of it.
+    """
+    tensors = saved.weights | saved.extra
+    for name in [name for name in tensors if name.endswith('attn.qkv.bias')]:
+        q, k, v = tensors[name].chunk(3)
+        tensors[name] = torch.cat([q, torch.zeros_like(k), v])
+    return tensors
+
+
+@pytest.mark.parametrize('clip', [None, 0.5])
+def test_two_processes_learn_by_adamw_what_one_learns(config: TrainConfig, tmp_path: Path, clip: float | None) -> None:
+    config = replace(config, model='test_vit', opt='adamw', lr=1e-3, clip_grad=clip)
+    train(config)
+    two = replace(config, output=str(tmp_path / 'two'), batch_size=6)
+    together(2, train, two)
+    for a, b in zip(rows(two.output), rows(config.output), strict=True):
+        assert a == pytest.approx(b, abs=TOLERANCE, rel=TOLERANCE)
+    found, expected = (without_key_biases(checkpoint.load(run.output, 'last')) for run in (two, config))
+    assert sum(name.endswith('attn.qkv.bias') for name in found) > 2
+    close_each(found, expected, TOLERANCE)
+
+
+def test_gradients_of_key_biases_are_rounding() -> None:
+    """2^-52 and not 2^-23 of the other gradients in float64: so they are zero."""
+    torch.manual_seed(0)
+    model = create_model('test_vit', num_classes=3).double()
+    model(torch.randn(4, 3, *model.pretrained_cfg.input_size[1:], dtype=torch.float64)).square().sum().backward()
+    biases = [p.grad for name, p in model.named_parameters() if name.endswith('attn.qkv.bias')]
+    assert biases
+    for gradient in biases:
+        q, k, v = gradient.chunk(3)
+        assert k.abs().max() < 1e-13 * v.abs().max()
+        assert q.abs().max() > 1e-6 * v.abs().max()
 
 
 def norms(folder: Path) -> None:

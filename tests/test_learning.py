@@ -1,5 +1,6 @@
 """What a run learns from and keeps: losses, teachers, running means, frozen parts, the best epochs."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,23 @@ def test_views_of_the_same_images_learn_to_agree(config: TrainConfig, monkeypatc
     )
 
 
+def test_views_have_norms_of_their_own(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are in the state of the run, and not in the weights that are judged."""
+    options = {'model': 'test_resnet', 'loss': 'jsd', 'aug_splits': 3, 'aa': 'augmix-m3', 'split_bn': True, 'ema': 0.9}
+    _, whole = broken_and_whole(replace(config, **options, smoothing=0.0), monkeypatch)
+    tensors = [whole.weights[f'bn1.{part}running_mean'] for part in ('', 'aux_bn.0.', 'aux_bn.1.')]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(tensors, 2))
+    plain = foveal.create_model('test_resnet', num_classes=len(whole.header['classes']))
+    assert checkpoint.load(config.output).weights.keys() == plain.state_dict().keys()
+    for source in (config.output, str(whole.path)):
+        assert checkpoint.load_model(source).model.state_dict().keys() == plain.state_dict().keys()
+    out = Path(config.output) / 'clean.safetensors'
+    assert main(['clean', str(whole.path), '--output', str(out), '--hash', 'false']) == 0
+    plain.load_state_dict(checkpoint.load(out).weights)
+    assert torch.equal(plain.bn1.running_mean, tensors[0])
+    assert main(['validate', config.output, '--data', config.data, '--ema', '--device', 'cpu', '--workers', '0']) == 0
+
+
 def test_frozen_parts_stay(config: TrainConfig) -> None:
     config = replace(config, model='test_resnet', freeze=['conv1*', 'bn1*', 'layer1.*'], clip_grad=0.1, clip_mode='agc')
     run = train(config)
@@ -145,6 +163,15 @@ def test_frozen_statistics_are_those_of_frozen_norms() -> None:
         ({'loss': 'bec'}, "loss 'bec' is unknown; did you mean 'bce'"),
         ({'loss': 'jsd'}, 'loss jsd compares views of an image: give aug_splits, such as 3, got 0'),
         ({'aug_splits': 2, 'mixup': 0.2}, 'aug_splits shows views of the same images'),
+        ({'split_bn': True}, 'split_bn is for views of an image: give aug_splits, such as 3, got 0'),
+        (
+            {'split_bn': True, 'aug_splits': 2, 'sync_bn': True},
+            'split_bn and sync_bn are batch norms of different kinds',
+        ),
+        ({'split_bn': True, 'aug_splits': 2, 'model': 'test_vit'}, 'has no batch norms to split'),
+        ({'val_interval': 0}, 'val_interval must be at least 1, got 0'),
+        ({'val_batch_size': 0}, 'val_batch_size must be at least 1, got 0'),
+        ({'val_interval': 2, 'sched': 'plateau'}, 'plateau follows the score of every epoch.*must be 1, got 2'),
         ({'loss_options': {'bce_treshold': 1}}, "loss_options has no option 'bce_treshold'"),
         ({'loss': 'asl', 'mixup': 0.2}, 'asl wants class indices: no mixing'),
         ({'clip_mode': 'agx'}, "clip_mode must be one of norm, value, agc, got 'agx'"),

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from foveal.engine import checkpoint
+from foveal.engine.build import build, open_data
 from foveal.engine.config import TrainConfig
 from foveal.engine.distributed import Process
+from foveal.engine.evaluate import evaluate
 from foveal.engine.goals import Goal, ManyLabels, Numbers, OneLabel
 from foveal.engine.judging import ValidateConfig
 from foveal.engine.log import forget_updates
@@ -18,7 +20,10 @@ from foveal.engine.metrics import METRICS
 from foveal.engine.selection import best_first
 from foveal.engine.train import train
 from foveal.engine.validate import Validator
+from foveal.report.folder import RunFolder
+from foveal.report.page import write_report
 from tests.images import write_folder
+from tests.runs import broken_and_whole
 
 torch.set_num_threads(1)
 
@@ -52,6 +57,52 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_epochs_that_are_not_evaluated(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They change nothing of what is learnt, and are never the best."""
+    config = replace(config, epochs=5, keep=3, metric='train_loss', milestones=[1])
+    every = replace(config, output=str(tmp_path / 'every'))
+    train(every)
+    config = replace(config, val_interval=2)
+    broken, whole = broken_and_whole(config, monkeypatch)
+    assert equal(whole.weights, weights(Path(every.output)))
+    for output in (config.output, broken.path.parent):
+        known = RunFolder.read(output)
+        assert [row['epoch'] for row in known.history] == [1, 2, 3, 4, 5]
+        assert [row['epoch'] for row in known.history if 'val_top1' in row] == [2, 4, 5]
+        of_all = [{**row, 'seconds': 0, 'images_per_second': 0} for row in RunFolder.read(every.output).history]
+        for mine, its in zip(known.history, of_all, strict=True):
+            assert its | mine | {'seconds': 0, 'images_per_second': 0} == its
+        best = min((row for row in known.history if 'val_top1' in row), key=lambda row: row['train_loss'])
+        assert known.best == best
+        assert known.evaluation['epoch'] == checkpoint.load(output).header['epoch'] == best['epoch']
+        names = sorted(path.name for path in (Path(output) / 'checkpoints').iterdir())
+        assert names == [f'epoch-000{epoch}.safetensors' for epoch in (2, 4, 5)] + ['milestone-0001.safetensors']
+    assert write_report(config.output).is_file()
+
+
+def test_a_run_that_stops_before_its_first_evaluation(config: TrainConfig) -> None:
+    config = replace(config, val_interval=3, stop_epoch=1)
+    assert train(config).best is None
+    assert not (Path(config.output) / 'best.safetensors').exists()
+    assert RunFolder.read(config.output).best is None
+    run = train(replace(config, stop_epoch=0, resume='auto'))
+    assert run.best == run.history[2]['val_top1']
+
+
+def test_a_batch_of_an_evaluation(config: TrainConfig) -> None:
+    process = Process(0, 1, torch.device('cpu'))
+    scores, sizes = [], []
+    for size in (None, 5, 100):
+        asked = replace(config, val_batch_size=size)
+        run, train_loader, val_loader = build(asked, process, *open_data(asked))
+        sizes.append([len(next(iter(loader)).images) for loader in (train_loader, val_loader)])
+        scores.append(evaluate(run.model, val_loader, run.goal).to_dict())
+    assert sizes == [[12, 12], [12, 5], [12, len(val_loader.dataset)]]
+    for found in scores:
+        # sums of other parts round otherwise
+        assert found == pytest.approx(scores[0], rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ('metric', 'order'),
     [('val_loss', [2, 4, 3, 1]), ('val_top1', [1, 3, 4, 2]), ('val_r2', [3, 2, 4, 1]), ('plain_mae', [4, 1, 3, 2])],
@@ -62,7 +113,7 @@ def test_the_best_come_first(metric: str, order: list[int]) -> None:
         'val_loss': (nan, 0.1, 0.3, 0.1), 'val_top1': (9.0, nan, 9.0, 8.0), 'val_r2': (nan, -0.5, 0.2, -3.0),
         'plain_mae': (2.0, nan, 2.5, 1.0),
     }[metric]  # fmt: skip
-    history = [{'epoch': i, metric: value} for i, value in enumerate(values, 1)]
+    history = [{'epoch': i, 'val_loss': 0.0, metric: value} for i, value in enumerate(values, 1)]
     assert [row['epoch'] for row in best_first(history, metric)] == order
 
 

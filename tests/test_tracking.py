@@ -185,7 +185,7 @@ def test_other_processes_tell_nothing(config: TrainConfig, tmp_path: Path) -> No
     with Journal(run, empty, Process(1, 2, torch.device('cpu')), {'validation': None}, 4) as journal:
         with journal.progress() as advance:
             advance(torch.zeros(()))
-        journal.epoch({}, True, None, [])  # type: ignore[arg-type]
+        journal.epoch({}, True, None)
     assert not [*empty.iterdir()]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from foveal.engine import checkpoint
 from foveal.files import replacing
+from foveal.layers.split_norm import of_first_part
 from foveal.weights import read_weights
 
 
@@ -22,15 +23,16 @@ class Weights(NamedTuple):
 
 
 def read(path: str | Path) -> Weights:
-    """The weights of a run's checkpoint, or of any weights file.
+    """The weights of a run's checkpoint, or of any weights file; of batch norms in parts, those of the first part.
 
     Raises:
         FileNotFoundError, ValueError: As `checkpoint.load` and `read_weights`.
     """
     if checkpoint.is_checkpoint(path):
         saved = checkpoint.load(path)
-        return Weights(saved.weights, {k: v for k, v in saved.header.items() if k not in ('run', 'tied', 'format')})
-    return Weights(read_weights(path), None)
+        header = {k: v for k, v in saved.header.items() if k not in ('run', 'tied', 'format')}
+        return Weights(of_first_part(saved.weights), header)
+    return Weights(of_first_part(read_weights(path)), None)
 
 
 def write(path: str | Path, weights: Weights) -> None:

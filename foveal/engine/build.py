@@ -28,6 +28,7 @@ from foveal.engine.schedule import build_schedule
 from foveal.engine.sharding import Shards, step_options
 from foveal.engine.target_stats import numbers_of
 from foveal.factory import create_model
+from foveal.layers.split_norm import convert_split_batchnorm
 from foveal.layers.sync_norm import convert_sync_batchnorm
 from foveal.optim import Optimizer, create_optimizer, get_optimizer_class
 
@@ -56,6 +57,8 @@ def build(
         )
     if config.sync_bn and process.world_size > 1:
         model = convert_sync_batchnorm(model)
+    if config.split_bn:
+        model = convert_split_batchnorm(model, config.aug_splits)
     asked = {key: getattr(config, key) for key in ('mean', 'std', 'crop_pct', 'crop_mode', 'interpolation')}
     asked |= {'img_size': config.img_size or model_options.get('img_size'), 'in_chans': model_options.get('in_chans')}
     preprocess = resolve_data_config(asked, model=model)
@@ -105,7 +108,7 @@ def build(
         **augment,
         **shared,
     )
-    val_loader = create_loader(val_set, **shared)
+    val_loader = create_loader(val_set, **{**shared, 'batch_size': config.val_batch_size or batch_size})
     scheduler, total_epochs = build_schedule(config, optimizer, updates_per_epoch(train_loader, config.grad_accum))
     global_batch = batch_size * config.grad_accum * process.world_size
     run = Run(

@@ -19,6 +19,7 @@ from torch import nn
 from foveal.data import Preprocess, resolve_data_config
 from foveal.factory import create_model
 from foveal.files import replacing
+from foveal.layers.split_norm import of_first_part
 
 FORMAT = 2
 HEADER = 'foveal'
@@ -294,7 +295,7 @@ def load_model(
     header = saved.header
     model = create_model(header['model'], num_classes=len(header['classes']), **header['model_options'])
     try:
-        model.load_state_dict(saved.weights)
+        model.load_state_dict(of_first_part(saved.weights))
     except RuntimeError as error:
         raise ValueError(f'{saved.path} does not fit {header["model"]}: {error}') from error
     preprocess = resolve_data_config(overrides, pretrained_cfg=header['preprocess'])

@@ -111,6 +111,9 @@ class TrainConfig:
     aug_splits: int = 0
     """Above 1: every image of a batch comes so often, clean first, then augmented, for the agreement that loss jsd asks
     for (AugMix); the step has so many times the images."""
+    split_bn: bool = False
+    """With aug_splits: clean images and each further view have batch norms of their own; evaluations, and the weights
+    that are kept, have those of the clean ones."""
     mixup: float = 0.0
     """Alpha of mixup; 0: none."""
     cutmix: float = 0.0
@@ -156,6 +159,8 @@ class TrainConfig:
     batch_size: int | Literal['auto'] = 128
     """Images a step and process. auto: as many as memory holds, at most 1024; found by trial before the run, and kept
     when it goes on."""
+    val_batch_size: int | None = None
+    """Images a batch and process in the evaluations. Absent: batch_size."""
     grad_accum: int = 1
     """Steps whose gradients make one update."""
     opt: str = 'adamw'
@@ -243,6 +248,8 @@ class TrainConfig:
     metric: str = ''
     """What makes an epoch the best: a column of metrics.csv, such as val_loss. Absent: val_top1 with one label an
     image, val_map with several, val_r2 of numbers."""
+    val_interval: int = 1
+    """Evaluate after every so many epochs, and after the last. Only epochs that were evaluated can be the best."""
     milestones: list[int] = field(default_factory=list)
     """Epochs whose whole run is kept under checkpoints for ever, such as 100,200; a run can go on from each."""
     stop_epoch: int = 0
@@ -276,8 +283,8 @@ def check_train(config: TrainConfig) -> None:
     """
     if not config.data:
         raise ValueError('data is missing: give --data FOLDER or --data torch/NAME')
-    for name in ('epochs', 'batch_size', 'grad_accum'):
-        if getattr(config, name) != 'auto' and getattr(config, name) < 1:
+    for name in ('epochs', 'batch_size', 'val_batch_size', 'val_interval', 'grad_accum'):
+        if getattr(config, name) not in ('auto', None) and getattr(config, name) < 1:
             raise ValueError(f'{name} must be at least 1, got {getattr(config, name)}')
     at_least_zero = ('seed', 'workers', 'threads', 'save_updates', 'keep', 'weight_decay', 'warmup_lr', 'min_lr')
     for name in (*at_least_zero, 'mixup_off_epoch', 'nonfinite_limit', 'aug_splits', 'stop_epoch', 'log_updates'):
@@ -303,6 +310,13 @@ def check_train(config: TrainConfig) -> None:
         raise ValueError('aug_splits shows views of the same images, which mixup and cutmix would mix; leave one out')
     if config.loss == 'jsd' and config.aug_splits < 2:
         raise ValueError(f'loss jsd compares views of an image: give aug_splits, such as 3, got {config.aug_splits}')
+    if config.split_bn and config.aug_splits < 2:
+        raise ValueError(f'split_bn is for views of an image: give aug_splits, such as 3, got {config.aug_splits}')
+    if config.split_bn and config.sync_bn:
+        raise ValueError('split_bn and sync_bn are batch norms of different kinds; leave one out')
+    if config.sched == 'plateau' and config.val_interval > 1:
+        raise ValueError(f'sched plateau follows the score of every epoch; val_interval must be 1, got '
+                         f'{config.val_interval}')  # fmt: skip
     if not 0 < config.threshold < 1:
         raise ValueError(f'threshold must be in (0, 1), got {config.threshold}')
     if config.smoothing is not None and not 0 <= config.smoothing < 1:

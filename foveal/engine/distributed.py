@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from foveal.engine import launchers
+from foveal.engine.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ def start(device: str = 'auto', threads: int = 0) -> Process:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f'device {device!r} cannot be used here: {str(error).splitlines()[0]}') from error
+    if chosen.type == 'cpu':
+        keep_freed_memory()
     if int(os.environ.get('WORLD_SIZE', 1)) == 1:
         return Process(0, 1, chosen)
     if chosen.type == 'cuda':

@@ -1,6 +1,7 @@
 """How good a model is on a data set."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.functional import cross_entropy
 
 from foveal.data.loader import Loader
@@ -142,7 +144,15 @@ class Meter:
         return Scores(count, loss / count, 100 * top1 / count, 100 * top5 / count, self.num_classes, truths, guesses)
 
 
-@torch.inference_mode()
+def without_gradients(model: nn.Module) -> AbstractContextManager[object]:
+    """Within the block nothing is kept for gradients.
+
+    Of a sharded model by `no_grad`: before torch 2.15, `fully_shard` cannot gather weights in inference mode.
+    """
+    sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    return torch.no_grad() if sharded else torch.inference_mode()
+
+
 def outputs(model: nn.Module, loader: Loader, precision: str = 'fp32') -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Runs a model over a loader.
 
@@ -159,7 +169,7 @@ def outputs(model: nn.Module, loader: Loader, precision: str = 'fp32') -> Iterat
     """
     model.eval()
     for batch, own in in_step(model, loader):
-        with autocast(loader.device, precision):
+        with without_gradients(model), autocast(loader.device, precision):
             logits = model(batch.images)
         if own:
             yield logits.float(), batch.targets, batch.addresses

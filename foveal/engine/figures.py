@@ -13,6 +13,7 @@ from foveal.data import ImageDataset
 from foveal.data.images import decode
 from foveal.data.stream import StreamDataset
 from foveal.engine.metrics import METRICS, of_validation, told
+from foveal.engine.selection import evaluated
 
 if TYPE_CHECKING:
     from foveal.engine.calibration import Calibrated
@@ -30,21 +31,23 @@ def curves(history: Sequence[dict[str, Any]]) -> Figure:
     """Losses and accuracy over the epochs.
 
     Args:
-        history: Rows with epoch, train_loss, val_loss and the further scores of the validation.
+        history: Rows with epoch, train_loss and, at least in one, val_loss and the further scores of the validation.
     """
     figure = Figure(figsize=(10, 4), layout='constrained')
     left, right = figure.subplots(1, 2)
-    epochs = [row['epoch'] for row in history]
-    marker = 'o' if len(epochs) < 30 else None
+    judged = evaluated(history)
+    marker = 'o' if len(history) < 30 else None
     lines = [(left, 'train_loss', 'training (augmented, smoothed)', BLUE), (left, 'val_loss', 'validation', ORANGE)]
-    there = [name for name in of_validation(history[0]) if name in METRICS and not METRICS[name].lower]
+    there = [name for name in of_validation(judged[0]) if name in METRICS and not METRICS[name].lower]
     for name, colour in zip(there, (ORANGE, GREY, GREEN, BLUE), strict=False):
-        best = told(name, max(row[f'val_{name}'] for row in history))
+        best = told(name, max(row[f'val_{name}'] for row in judged))
         lines.append(
             (right, f'val_{name}', f'{METRICS[name].title}, best{best.removeprefix(METRICS[name].title)}', colour)
         )
     for axes, key, label, colour in lines:
-        axes.plot(epochs, [row[key] for row in history], label=label, color=colour, marker=marker, markersize=4)
+        rows = [row for row in history if key in row]
+        values = ([row[column] for row in rows] for column in ('epoch', key))
+        axes.plot(*values, label=label, color=colour, marker=marker, markersize=4)
     for axes, title in ((left, 'Loss'), (right, 'Validation (%)' if METRICS[there[0]].unit else 'Validation')):
         axes.set_title(title)
         axes.set_xlabel('epoch')

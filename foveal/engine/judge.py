@@ -16,6 +16,7 @@ from foveal.engine.judging import JudgingConfig, LabelledConfig
 from foveal.engine.precision import set_products, weights_dtype
 from foveal.engine.views import TestTimePool, Views, preprocess_of_views, published_window
 from foveal.labels import Label, labels_of
+from foveal.layers.split_norm import of_first_part
 from foveal.models.backbone import Backbone
 
 
@@ -106,7 +107,7 @@ def load_ema(model: nn.Module, source: str) -> None:
     averages = {name.removeprefix(prefix): t for name, t in saved.extra.items() if name.startswith(prefix)}
     if not averages:
         raise ValueError(f'{saved.path} holds no running mean of the weights; leave --ema out')
-    model.load_state_dict(averages)
+    model.load_state_dict(of_first_part(averages))
 
 
 def forward_of(judge: Judge, config: JudgingConfig, goal: Goal | None = None) -> Halving:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -23,6 +23,7 @@ from foveal.engine.evaluate import Scores
 from foveal.engine.goals import AnyScores
 from foveal.engine.metrics import of_validation, told
 from foveal.engine.run import Run, shorten
+from foveal.engine.selection import evaluated
 from foveal.engine.top_losses import Mistake
 from foveal.engine.tracking import Trackers
 from foveal.files import replacing, write_text
@@ -30,6 +31,20 @@ from foveal.report.record import Provenance, Samples, write_evaluation
 
 # updates between two looks at the loss: each waits for the device
 LOOK_EVERY = 10
+
+
+class Evaluation(NamedTuple):
+    """What the evaluation of an epoch found.
+
+    Attributes:
+        scores: Of the model that is judged.
+        plain: Of the weights themselves, beside those of their running mean.
+        mistakes: The images of the greatest losses, where an image has one class.
+    """
+
+    scores: AnyScores
+    plain: AnyScores | None
+    mistakes: Sequence[Mistake]
 
 
 class Journal:
@@ -48,7 +63,7 @@ class Journal:
     def __init__(self, run: Run, output: Path, process: Process, datasets: dict[str, Samples], updates: int) -> None:
         self.run, self.output, self.shown, self.updates = run, output, process.is_main, updates
         self.images = datasets['validation']
-        self.best: tuple[AnyScores, Sequence[Mistake]] | None = None
+        self.best: Evaluation | None = None
         if not self.shown:
             return
         # one that cannot be started leaves the folder as it is
@@ -124,26 +139,27 @@ class Journal:
             print(f'{place}  loss {loss:.4f}  lr {row["lr"]:.2e}  {speed:.0f} images/s', flush=True)
         self.trackers.log({f'update/{key}': row[key] for key in ('loss', 'lr', 'images_per_second')}, self.done)
 
-    def epoch(self, row: dict[str, Any], is_best: bool, scores: AnyScores, mistakes: Sequence[Mistake]) -> None:
+    def epoch(self, row: dict[str, Any], is_best: bool, found: Evaluation | None) -> None:
         """metrics.csv, one row an epoch; a line on the screen; of the best epoch evaluation.json.
 
         Args:
             row: The last of the run's history.
             is_best: Whether none was as good.
-            scores, mistakes: That its evaluation found.
+            found: By its evaluation; None where there was none.
         """
         if not self.shown:
             return
         run = self.run
         write_text(self.output / 'metrics.csv', as_csv(run.history))
-        if is_best:
-            self.best = scores, mistakes
-            write_evaluation(self.output, run.epoch, scores, run.classes, mistakes, self.images)
+        if found and is_best:
+            self.best = found
+            write_evaluation(self.output, run.epoch, found.scores, run.classes, found.mistakes, self.images)
         said = '  '.join(told(name, value) for name, value in of_validation(row).items())
+        said = f'val {said}' if found else 'not evaluated'
         plain = f'plain_{run.goal.metric}'
         beside = f'  plain {told(run.goal.metric, row[plain])}' if plain in row else ''
         print(
-            f'epoch {row["epoch"]:>3}/{run.total_epochs}  loss {row["train_loss"]:.4f}  val {said}{beside}  '
+            f'epoch {row["epoch"]:>3}/{run.total_epochs}  loss {row["train_loss"]:.4f}  {said}{beside}  '
             f'lr {row["lr"]:.2e}  {row["images_per_second"]:.0f} images/s{"  best" if is_best else ""}',
             flush=True,
         )
@@ -176,7 +192,7 @@ class Journal:
             )
         if run.best is not None:
             metric = run.config.metric
-            best, last = (tell(metric, x) for x in (run.best, run.history[-1][metric]))
+            best, last = (tell(metric, x) for x in (run.best, evaluated(run.history)[-1][metric]))
             print(f'best {best}, last {last}; files in {self.output}')
 
     def end(self, state: str, error: BaseException | None) -> list[Path]:
@@ -192,12 +208,12 @@ class Journal:
         from foveal.report.page import write_report
 
         drawn: dict[str, Any] = {}
-        if self.run.history:
+        if evaluated(self.run.history):
             drawn['curves.png'] = figures.curves(self.run.history)
-        if self.best and isinstance(scores := self.best[0], Scores):
+        if self.best and isinstance(scores := self.best.scores, Scores):
             drawn['confusion.png'] = figures.confusion_of(scores, self.run.classes)
             if self.trackers.started:
-                drawn['worst.png'] = figures.mistakes(self.best[1], self.images, self.run.classes)
+                drawn['worst.png'] = figures.mistakes(self.best.mistakes, self.images, self.run.classes)
         drawn = {name: picture for name, picture in drawn.items() if picture}
         for name, picture in drawn.items():
             with replacing(self.output / name) as temporary:
@@ -214,9 +230,9 @@ def tell(column: str, value: float) -> str:
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]], header: bool = True) -> str:
-    """Rows of the same columns as text."""
+    """Rows as text; those that lack some of the others' columns have nothing there."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator='\n')
+    writer = csv.DictWriter(text, max(rows, key=len), lineterminator='\n')
     if header:
         writer.writeheader()
     writer.writerows(rows)

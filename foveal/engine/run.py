@@ -14,6 +14,7 @@ from foveal.engine.goals import Goal
 from foveal.engine.sharding import Shards
 from foveal.engine.shards import ShardSnapshot, restored, snapshot_shards
 from foveal.engine.tasks import Task
+from foveal.layers.split_norm import of_first_part
 from foveal.scheduler import Scheduler
 
 # what may change when a run goes on: where things are and how they are computed, not what
@@ -23,7 +24,7 @@ FREE = {
     *('bad_samples', 'bad_limit', 'nonfinite', 'nonfinite_limit'),
     *('pretrained', 'checkpoint', 'epochs', 'batch_size', 'grad_accum', 'grad_checkpointing', 'show_groups'),
     *('device', 'precision', 'compile', 'channels_last', 'deterministic', 'threads', 'shard'),
-    *('keep', 'milestones', 'stop_epoch', 'log_updates'),
+    *('keep', 'milestones', 'stop_epoch', 'log_updates', 'val_batch_size', 'val_interval'),
     *('track', 'track_project', 'track_name', 'track_options'),
 }
 
@@ -136,7 +137,7 @@ class Run:
 
     def snapshot_weights(self) -> checkpoint.Snapshot:
         """A copy of the judged model alone."""
-        weights = self.judged.state_dict()
+        weights = of_first_part(self.judged.state_dict())
         return checkpoint.snapshot(self.shards.whole(weights) if self.shards else weights, self.identity(), {})
 
     def beside(self) -> dict[str, torch.Tensor]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from foveal.engine.metrics import METRICS
+from foveal.engine.metrics import METRICS, of_validation
 from foveal.errors import near
 
 
@@ -20,9 +20,19 @@ def merit(value: float, column: str) -> float:
     return -value if lower_is_better(column) else value
 
 
+def is_better(value: float, best: float | None, column: str) -> bool:
+    """Whether a value of a column is the best so far; of several equal ones the first is."""
+    return best is None or merit(value, column) > merit(best, column)
+
+
+def evaluated(history: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Rows of metrics.csv of epochs that were evaluated; the others have no scores."""
+    return [row for row in history if of_validation(row)]
+
+
 def best_first(history: Iterable[Mapping[str, Any]], column: str) -> list[Mapping[str, Any]]:
-    """Rows of metrics.csv by merit; of equal ones the earlier first."""
-    return sorted(history, key=lambda row: (-merit(row[column], column), row['epoch']))
+    """Rows of metrics.csv of evaluated epochs by merit; of equal ones the earlier first."""
+    return sorted(evaluated(history), key=lambda row: (-merit(row[column], column), row['epoch']))
 
 
 def check_metric(column: str, scores: Sequence[str], plain: bool) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from foveal.engine.selection import best_first, merit
+from foveal.engine.selection import best_first, evaluated, merit
 from foveal.errors import near
 
 DRAW = re.compile(r'(\w+)\((.*)\)')
@@ -29,7 +29,7 @@ class Trial:
         number: From 0; names its folder.
         options: What it has of its own: option -> value. A dot leads into an option that holds others.
         status: waiting, running, finished, failed or stopped.
-        history: Rows of its metrics.csv.
+        history: Rows of its metrics.csv, of epochs that were evaluated.
         metric: The column that says how good an epoch was.
         seconds: Spent on it, over all sittings.
         error: Why it failed.
@@ -66,10 +66,11 @@ class Trial:
 
     def read(self, folder: Path) -> None:
         """Takes what its run has written so far."""
-        rows, config = folder / self.name / 'metrics.csv', folder / self.name / 'config.yaml'
-        if rows.is_file() and config.is_file():
-            with rows.open(encoding='utf-8', newline='') as file:
-                self.history = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        metrics, config = folder / self.name / 'metrics.csv', folder / self.name / 'config.yaml'
+        if metrics.is_file() and config.is_file():
+            with metrics.open(encoding='utf-8', newline='') as file:
+                rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+            self.history = [dict(row) for row in evaluated(rows)]
             self.metric = yaml.safe_load(config.read_text(encoding='utf-8'))['metric']
 
 
@@ -184,7 +185,7 @@ def table(trials: Sequence[Trial]) -> list[dict[str, Any]]:
             'trial': trial.name,
             **trial.options,
             'status': trial.status,
-            'epochs': len(trial.history),
+            'epochs': int(trial.history[-1]['epoch']) if trial.history else 0,
             'metric': trial.metric,
             'best': trial.best if trial.history else '',
             'last': trial.last if trial.history else '',

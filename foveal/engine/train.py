@@ -24,15 +24,14 @@ from foveal.engine.config import TrainConfig, check_train
 from foveal.engine.evaluate import evaluate
 from foveal.engine.fitting import keep_batch_size
 from foveal.engine.folder import default_output, find_resumed, opened, prepare_output, save_epoch, save_within_epoch
-from foveal.engine.goals import AnyScores
 from foveal.engine.group_table import describe_groups
 from foveal.engine.guards import ADVICE, Guard, Suspect, in_parts
 from foveal.engine.learning import classifiers, head_only, hold_frozen_statistics, mixing, turn
-from foveal.engine.log import Journal
+from foveal.engine.log import Evaluation, Journal
 from foveal.engine.precision import autocast, set_products
 from foveal.engine.run import Run
 from foveal.engine.schedule import check_schedule
-from foveal.engine.selection import merit
+from foveal.engine.selection import is_better
 from foveal.engine.sharding import check_shard
 from foveal.engine.shards import restored
 from foveal.engine.stopping import named_death, stop_agreed, stop_signals
@@ -121,26 +120,34 @@ def epochs(
         turn(run.optimizer, False)
         for averaged in [run.model, *([run.ema.model] if run.ema else [])]:
             distributed.share_statistics(averaged, config.dist_bn)
-        with listed_bad_samples(output, process, train_loader, val_loader), named_death():
-            worst = TopLosses(WORST) if run.goal.kind == 'class' else None
-            scores = evaluate(run.judged, val_loader, run.goal, config.precision, worst)
-            plain = evaluate(run.model, val_loader, run.goal, config.precision) if config.evaluate_plain else None
-        row = summarise(run, scores, plain, process, seconds)
-        reached = row[config.metric]
-        is_best = run.best is None or merit(reached, config.metric) > merit(run.best, config.metric)
-        run.best = reached if is_best else run.best
+        found: Evaluation | None = None
+        if (run.epoch + 1) % config.val_interval == 0 or run.epoch + 1 == run.total_epochs:
+            with listed_bad_samples(output, process, train_loader, val_loader), named_death():
+                found = judge(run, val_loader)
+        row = summarise(run, found, process, seconds)
+        is_best = found is not None and is_better(row[config.metric], run.best, config.metric)
+        run.best = row[config.metric] if is_best else run.best
         run.history.append(row)
         run.epoch, run.step, run.losses = run.epoch + 1, 0, []
         if run.scheduler:
-            lower_is_better = config.sched_options.get('plateau_mode') == 'min'
-            run.scheduler.step(run.epoch, scores.loss if lower_is_better else row[f'val_{run.goal.metric}'])
-        journal.epoch(row, is_best, scores, worst.compute() if worst else [])
+            column = 'val_loss' if config.sched_options.get('plateau_mode') == 'min' else f'val_{run.goal.metric}'
+            run.scheduler.step(run.epoch, row.get(column))
+        journal.epoch(row, is_best, found)
         save_epoch(run, output, process, writer, is_best)
         if stop_agreed(0, stop, process):
             break
     writer.wait()
     distributed.wait()
     return run
+
+
+def judge(run: Run, loader: Loader) -> Evaluation:
+    """Evaluates what the run has learnt so far."""
+    worst = TopLosses(WORST) if run.goal.kind == 'class' else None
+    precision = run.config.precision
+    scores = evaluate(run.judged, loader, run.goal, precision, worst)
+    plain = evaluate(run.model, loader, run.goal, precision) if run.config.evaluate_plain else None
+    return Evaluation(scores, plain, worst.compute() if worst else [])
 
 
 def train_epoch(
@@ -284,12 +291,10 @@ def clipped(run: Run) -> list[nn.Parameter]:
     return [parameter for parameter in parameters.values() if id(parameter) not in left_out]
 
 
-def summarise(
-    run: Run, scores: AnyScores, plain: AnyScores | None, process: distributed.Process, seconds: float
-) -> dict[str, Any]:
-    """The row of an epoch in metrics.csv."""
-    measured = {f'val_{name}': value for name, value in scores.to_dict().items()}
-    measured |= {f'plain_{name}': value for name, value in plain.to_dict().items()} if plain else {}
+def summarise(run: Run, found: Evaluation | None, process: distributed.Process, seconds: float) -> dict[str, Any]:
+    """The row of an epoch in metrics.csv; without scores where it was not evaluated."""
+    kinds = {'val': found.scores, 'plain': found.plain} if found else {}
+    measured = {f'{kind}_{name}': v for kind, scores in kinds.items() if scores for name, v in scores.to_dict().items()}
     loss = distributed.total(torch.stack(run.losses).nanmean()) / process.world_size
     return {
         'epoch': run.epoch + 1,

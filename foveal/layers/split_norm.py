@@ -1,6 +1,7 @@
 """Batch norms with statistics of their own for the parts of a batch."""
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -51,12 +52,20 @@ def convert_split_batchnorm(model: nn.Module, splits: int) -> nn.Module:
         The model.
 
     Raises:
-        ValueError: fewer than 2 parts.
+        ValueError: fewer than 2 parts, or a model without batch norms.
     """
     if splits < 2:
         raise ValueError(f'splits must be at least 2, got {splits}')
-    for norm in [module for module in model.modules() if type(module) in SPLIT]:
+    norms = [module for module in model.modules() if type(module) in SPLIT]
+    if not norms:
+        raise ValueError(f'{type(model).__name__} has no batch norms to split')
+    for norm in norms:
         copies = nn.ModuleList(copy.deepcopy(norm) for _ in range(splits - 1))
         norm.__class__ = SPLIT[type(norm)]
         norm.aux_bn = copies
     return model
+
+
+def of_first_part(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict as the model has it without parts: all that evaluations see."""
+    return {name: tensor for name, tensor in weights.items() if 'aux_bn' not in name.split('.')}

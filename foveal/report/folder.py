@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from foveal.engine.metrics import METRICS
-from foveal.engine.selection import best_first
+from foveal.engine.selection import best_first, evaluated
 
 EVALUATION, PROVENANCE = 'evaluation.json', 'provenance.json'
 Row = dict[str, float]
@@ -72,19 +72,29 @@ class RunFolder:
     def metric(self) -> str:
         """The column that makes an epoch the best."""
         return self.config.get('metric') or next(
-            (column for column in ('val_top1', 'val_map', 'val_r2') if self.history and column in self.history[0]),
+            (column for column in ('val_top1', 'val_map', 'val_r2') if column in self.columns),
             'val_top1',
         )
 
     @cached_property
     def best(self) -> Row | None:
         """The row of the best epoch."""
-        return dict(best_first(self.history, self.metric)[0]) if self.history else None
+        return next(map(dict, best_first(self.history, self.metric)), None)
+
+    @cached_property
+    def last(self) -> Row | None:
+        """The row of the last epoch that was evaluated."""
+        return next(map(dict, reversed(evaluated(self.history))), None)
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """The columns of metrics.csv."""
+        return max(map(list, self.history), key=len, default=[])
 
     @property
     def scores(self) -> list[str]:
         """The columns that hold scores."""
-        return [column for column in (self.history or [{}])[0] if column.partition('_')[2] in METRICS]
+        return [column for column in self.columns if column.partition('_')[2] in METRICS]
 
     @property
     def sessions(self) -> list[dict[str, Any]]:
@@ -121,12 +131,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a .csv of numbers; one that was cut off in writing is left out."""
+    """The rows of a .csv of numbers, without empty cells; one that was cut off in writing is left out."""
     if not path.is_file():
         return []
     try:
         with path.open(encoding='utf-8', newline='') as file:
             rows = [row for row in csv.DictReader(file) if None not in row.values()]
-        return [{key: float(value) for key, value in row.items()} for row in rows]
+        return [{key: float(value) for key, value in row.items() if value} for row in rows]
     except (ValueError, TypeError) as error:
         raise ValueError(f'{path} is damaged: {error}') from error

@@ -54,7 +54,6 @@ def write_report(path: str | Path, output: str | Path | None = None) -> Path:
         title=run.name,
         run=run,
         charts=[found for found in run_charts(run) if found],
-        columns=columns_of(run),
         confusion=confusion_of(run),
         classes=[(key, PER_CLASS.get(key, key)) for key in (run.evaluation.get('per_class') or [{}])[0]],
         changed=changed_options(run.config),
@@ -73,7 +72,7 @@ def write_comparison(paths: Sequence[str | Path], output: str | Path) -> Path:
         names = [str(run.path) for run in runs]
     every = dict.fromkeys(column for run in runs for column in (*run.scores, 'lr', 'images_per_second'))
     # one that a single run has is in that run's own report
-    shared = [column for column in every if sum(column in (run.history or [{}])[0] for run in runs) > 1]
+    shared = [column for column in every if sum(column in run.columns for run in runs) > 1]
     lines = [
         chart(
             heading(column),
@@ -147,11 +146,6 @@ def heading(column: str) -> str:
     """What a column of metrics.csv is called."""
     kind, _, name = column.partition('_')
     return f'{KINDS[kind]} {METRICS[name].title}' if kind in KINDS and name in METRICS else OTHERS.get(column, column)
-
-
-def columns_of(run: RunFolder) -> list[str]:
-    """The columns of the table of epochs."""
-    return list(run.history[0]) if run.history else []
 
 
 def line_of(rows: Sequence[Row], column: str) -> tuple[list[float], list[float]]:
