@@ -8,7 +8,7 @@ from torch.profiler import profile
 from foveal.layers.conv import PointwiseConv2d, conv2d
 from tests.deterministic import fill, noise
 
-LARGE, SMALL = (2, 64, 5, 5), (8, 64, 28, 28)  # maps for which the kernel of 64 x 96 weights is large, and is not
+LARGE, SMALL = (2, 64, 3, 3), (8, 64, 28, 28)  # maps for which the kernel of 64 x 96 weights is large, and is not
 
 
 def formula(x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> Tensor:

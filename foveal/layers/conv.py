@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Size = int | tuple[int, int]
-WEIGHTS_A_POSITION = 100  # of the output: beyond, a 1x1 convolution in bfloat16 on a CPU is slower than its product
+WEIGHTS_A_POSITION = 300  # of the output: beyond, a 1x1 convolution in bfloat16 on a CPU is slower than its product
 
 
 def pair(value: Size | Sequence[int]) -> tuple[int, int]:
