@@ -8,7 +8,7 @@ from torch.profiler import profile
 from foveal.layers.conv import PointwiseConv2d, conv2d
 from tests.deterministic import fill, noise
 
-LARGE, SMALL = (2, 64, 5, 5), (8, 64, 28, 28)  # maps for which the kernel of 64 x 96 weights is large, and is not
+LARGE, SMALL = (2, 64, 3, 3), (8, 64, 28, 28)  # maps for which the kernel of 64 x 96 weights is large, and is not
 
 
 def formula(x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> Tensor:
@@ -56,3 +56,16 @@ def test_only_large_kernels_in_bfloat16_are_products(
 def test_others_are_plain_convolutions() -> None:
     for conv in (conv2d(8, 8, 3), conv2d(8, 8, 1, groups=2), conv2d(8, 8, 1, 3), conv2d(8, 8, 1, padding=1)):
         assert type(conv) is nn.Conv2d
+
+
+def test_one_graph_serves_all_sizes() -> None:
+    conv = conv2d(64, 96, 1).to(torch.bfloat16).eval()
+    large, small = (
+        noise('x', shape).to(torch.bfloat16, memory_format=torch.channels_last) for shape in (LARGE, (9, 64, 3, 3))
+    )
+    graph = torch.export.export(
+        conv, (large,), dynamic_shapes=({0: torch.export.Dim('batch', min=2, max=64)},)
+    ).module()
+    for x in (large, small):
+        # both round their result to 2^-9
+        assert torch.allclose(graph(x).float(), conv(x).float(), atol=2**-8)
