@@ -227,7 +227,7 @@ class Loader:
             rows, mean, std = images, mean[:, None, None], std[:, None, None]
         out = self.recycled.take(tuple(rows.shape))
         for source, target in zip(rows, out, strict=True):
-            torch.div(source.float().sub_(mean), std, out=target)
+            target.copy_(source).sub_(mean).div_(std)
         return out.view(batch, height, width, channels).permute(0, 3, 1, 2) if self.channels_last else out
 
     def finished(self, images: torch.Tensor, raw: RawBatch) -> Batch:

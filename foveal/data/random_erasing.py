@@ -75,7 +75,7 @@ class RandomErasing:
         Returns:
             The same tensor.
         """
-        addresses = torch.as_tensor(addresses, dtype=torch.int64)
+        addresses = np.asarray(addresses)
         boxes = self.boxes(addresses, images.shape[-2:], seed)
         noise = self.noise(boxes, addresses, images, seed)
         for i, box in enumerate(boxes):
@@ -83,16 +83,16 @@ class RandomErasing:
             part.copy_(noise[i].expand_as(part)) if self.mode != 'const' else part.zero_()
         return images
 
-    def boxes(self, addresses: torch.Tensor, size: tuple[int, ...], seed: int) -> list[Box]:
+    def boxes(self, addresses: np.ndarray | torch.Tensor, size: tuple[int, ...], seed: int) -> list[Box]:
         """The boxes of a batch of (height, width)."""
+        addresses = np.asarray(addresses)
         height, width = size
         skipped = len(addresses) // self.num_splits if self.num_splits > 1 else 0
-        first = uniform(addresses, torch.zeros(len(addresses), dtype=torch.int64), seed)
-        chosen = [i for i in (first[:, 0] < self.probability).nonzero()[:, 0].tolist() if i >= skipped]
+        first = uniform(addresses, np.zeros(len(addresses)), seed)
+        chosen = [i for i in np.flatnonzero(first[:, 0] < self.probability).tolist() if i >= skipped]
         most = self.max_count or self.min_count
-        tries = torch.arange(1, 1 + most * TRIES).expand(len(chosen), -1)
-        numbers = uniform(addresses[chosen, None].expand(-1, most * TRIES, -1), tries, seed)
-        tried = numbers.view(len(chosen), most, TRIES, 4).tolist()
+        numbers = uniform(addresses[chosen, None], np.arange(1, 1 + most * TRIES), seed)
+        tried = numbers.reshape(len(chosen), most, TRIES, 4).tolist()
         low, high = math.log(self.min_aspect), math.log(self.max_aspect or 1 / self.min_aspect)
         boxes = []
         for sample, rows in zip(chosen, tried, strict=True):
@@ -107,11 +107,11 @@ class RandomErasing:
                         break
         return boxes
 
-    def noise(self, boxes: list[Box], addresses: torch.Tensor, images: torch.Tensor, seed: int) -> list[torch.Tensor]:
+    def noise(self, boxes: list[Box], addresses: np.ndarray, images: torch.Tensor, seed: int) -> list[torch.Tensor]:
         """What the boxes are filled with, each (channels, height, width) or (channels, 1, 1)."""
         if self.mode == 'const' or not boxes:
             return []
-        numbers = torch.tensor([box.number for box in boxes])
+        numbers = np.array([box.number for box in boxes])
         seeds = seeds_of(addresses[[box.sample for box in boxes]], NOISE + numbers, seed)
         # a generator a box: a batch's noise in one piece, by philox of every pixel, took eight times as long on a CPU
         generator = torch.Generator(images.device)
