@@ -203,7 +203,7 @@ def translate_y_rel(image: np.ndarray, share: float, settings: Settings, rng: Ge
 
 
 def each_channel(image: np.ndarray, levels: Callable[[list[np.ndarray]], np.ndarray]) -> np.ndarray:
-    """Replaces the pixels of each channel (height, width) by its table, of those (channels, 256) that `levels` makes."""
+    """Replaces the pixels of each channel (height, width) by its table, of those (channels, 256) of `levels`."""
     planes = list(np.empty((image.shape[2], *image.shape[:2]), np.uint8))
     cv2.split(image, planes)
     tables = np.clip(levels(planes), 0, 255).astype(np.uint8)
