@@ -27,13 +27,13 @@ class Mark(NamedTuple):
         turn: How often the lane's shards have been gone through in this epoch.
         place: Which shard, in the epoch's order of the lane's shards.
         number: Which sample of it.
-        count: Samples of the lane that come before.
+        before: Samples of the lane that come before.
     """
 
     turn: int = 0
     place: int = 0
     number: int = 0
-    count: int = 0
+    before: int = 0
 
 
 class Item(NamedTuple):
@@ -185,7 +185,7 @@ class StreamSampler:
         found = dict(self.begins)
         for lane, seen in self.seen.items():
             first = -(-(place - lane) // self.lanes)
-            found[lane] = max(mark for mark in seen if mark.count <= first)
+            found[lane] = max(mark for mark in seen if mark.before <= first)
         return found
 
     def lane(self, lane: int, begin: Mark) -> Iterator[tuple[int, Item]]:
@@ -194,29 +194,29 @@ class StreamSampler:
             self.seen[lane].append(mark)
             order = np.random.default_rng((self.seed, self.epoch, lane, *mark[:3])).permutation(len(block))
             for within, which in enumerate(order):
-                yield mark.count + within, block[which]
+                yield mark.before + within, block[which]
 
     def blocks(self, lane: int, begin: Mark) -> Iterator[tuple[Mark, list[Item]]]:
         """The samples of a lane from a mark on, turn after turn, in blocks that are shuffled each."""
         order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.reader.shards))
         shards, size = order[lane :: self.lanes].tolist(), max(1, BLOCK // self.lanes)
         while True:
-            first, block, count = begin, list[Item](), begin.count
+            first, block, count = begin, list[Item](), begin.before
             for mark, item in self.walk(shards, begin):
-                first, count = first if block else mark, mark.count + 1
+                first, count = first if block else mark, mark.before + 1
                 block.append(item)
                 if len(block) == size:
                     yield first, block
                     block = []
             if block:
                 yield first, block
-            if count == begin.count:
+            if count == begin.before:
                 raise ValueError(f'{self.reader.origin}: lane {lane} of {self.lanes} has no samples')
-            begin = Mark(begin.turn + 1, count=count)
+            begin = Mark(begin.turn + 1, before=count)
 
     def walk(self, shards: Sequence[int], begin: Mark) -> Iterator[tuple[Mark, Item]]:
         """The samples of shards, each with its place, once through from a mark on."""
-        count = begin.count
+        count = begin.before
         for place in range(begin.place, len(shards)):
             shard, first = shards[place], begin.number if place == begin.place else 0
             for number, sample in enumerate(self.reader.iterate(shard, first), first):
