@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from foveal.data.philox import seeds_of, uniform
+from foveal.data.sample import sample_rng
 
 MODES = ('const', 'rand', 'pixel')
 TRIES = 10
@@ -113,12 +115,32 @@ class RandomErasing:
             return []
         numbers = np.array([box.number for box in boxes])
         seeds = seeds_of(addresses[[box.sample for box in boxes]], NOISE + numbers, seed)
-        # a generator a box: a batch's noise in one piece, by philox of every pixel, took eight times as long on a CPU
-        generator = torch.Generator(images.device)
+        draw = normal_numbers if images.device.type == 'cpu' else torch_numbers
         parts = []
         for box, own in zip(boxes, seeds, strict=True):
-            generator.manual_seed(own)
             size = (box.height, box.width) if self.mode == 'pixel' else (1, 1)
-            shape = (images.shape[1], *size)
-            parts.append(torch.randn(shape, generator=generator, device=images.device, dtype=images.dtype))
+            parts.append(draw((images.shape[1], *size), own, images.device).to(images.dtype))
         return parts
+
+
+def torch_numbers(shape: tuple[int, ...], seed: int, device: torch.device) -> torch.Tensor:
+    """Normal numbers of torch's generator."""
+    return torch.randn(shape, generator=torch.Generator(device).manual_seed(seed), device=device)
+
+
+def normal_numbers(shape: tuple[int, ...], seed: int, device: torch.device) -> torch.Tensor:
+    """Normal numbers, each of 65,536 that are equally likely: in half of the time of torch's on a CPU."""
+    count = math.prod(shape)
+    bits = sample_rng(seed, 0, 0).bit_generator.random_raw(-(-count // 4))
+    return (
+        quantiles()
+        .index_select(0, torch.from_numpy(bits.view(np.uint16)[:count].astype(np.int32)))
+        .view(shape)
+        .to(device)
+    )
+
+
+@cache
+def quantiles() -> torch.Tensor:
+    """The middles of 65,536 equal shares of the normal distribution."""
+    return torch.special.ndtri((torch.arange(1 << 16, dtype=torch.float64) + 0.5) / (1 << 16)).float()
