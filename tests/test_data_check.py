@@ -187,6 +187,39 @@ def test_packing_loses_nothing_and_is_the_same_every_time(tmp_path: Path) -> Non
         assert {(member.mtime, member.uid, member.uname) for member in tar} == {(0, 0, '')}
 
 
+def test_a_stream_is_packed_shard_by_shard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Shards at an address, without an index beside them; stopped at a bad image, and gone on with."""
+    root = many(tmp_path / 'photos')
+    assert main(['data', 'pack', str(root), str(tmp_path / 'local'), '--shard-size', '10']) == 0
+    system = fsspec.filesystem('memory')
+    for path in (tmp_path / 'local').iterdir():
+        if not path.name.endswith('.npz'):
+            system.pipe(f'/unindexed/{path.name}', path.read_bytes())
+    address, shard = 'wds/memory://unindexed', '/unindexed/train-000001.tar'
+    whole = system.cat_file(shard)
+    image = create_dataset(str(root), split='train').reader.read(12)
+    system.pipe(shard, whole.replace(image, bytes(len(image))))
+    part = tmp_path / 'part'
+    assert main(['data', 'pack', address, str(part), '--workers', '0']) == 2
+    assert 'cannot pack 00000012' in capsys.readouterr().err
+    before = {path.name: path.stat().st_ino for path in part.glob('*.tar')}
+    assert list(before) == ['train-000000.tar']
+    system.pipe(shard, whole)
+    for output, workers in ((part, '0'), (tmp_path / 'again', '2')):
+        assert main(['data', 'pack', address, str(output), '--workers', workers]) == 0
+    assert before.items() <= {path.name: path.stat().st_ino for path in part.glob('*.tar')}.items()
+    assert contents(part) == contents(tmp_path / 'again')
+    assert json.loads((part / '_info.json').read_text())['splits']['train']['shard_lengths'] == [10, 10, 3]
+    for split in ('train', 'val'):
+        source, packed = create_dataset(str(root), split=split), create_dataset(str(part), split=split)
+        assert (packed.classes, packed.targets) == (source.classes, source.targets)
+        assert [packed.reader.read(i) for i in range(23)] == [source.reader.read(i) for i in range(23)]
+    assert main(['data', 'pack', address, str(tmp_path / 'new'), '--seed', '1']) == 2
+    assert 'is a stream, which seed cannot shuffle' in capsys.readouterr().err
+    assert main(['data', 'pack', address, str(part), '--size', '8']) == 2
+    assert 'other data or options' in capsys.readouterr().err
+
+
 def test_packing_shrinks_and_shuffles(tmp_path: Path) -> None:
     root = many(tmp_path / 'photos')
     source: Any = open_source(Source(str(root), split='train'))

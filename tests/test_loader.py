@@ -585,29 +585,64 @@ def test_ranks_share_a_stream(lengths: list[int], world_size: int) -> None:
     ]
     seen = [tuple(address) for rank in ranks for batch in rank for address in batch[2].tolist()]
     assert len(set(seen)) == len(seen) == sum(lengths) - 1
-    if len(set(lengths)) == 1:
-        whole = {
-            tuple(a.tolist()): image
-            for images, _, rows in tensors(stream(lengths))
-            for image, a in zip(images, rows, strict=True)
-        }
-        ranks = [tensors(stream(lengths, 2, rank=rank, world_size=2)) for rank in range(2)]
-        union = {
-            tuple(a.tolist()): image
-            for rank in ranks
-            for images, _, rows in rank
-            for image, a in zip(images, rows, strict=True)
-        }
-        assert whole.keys() == union.keys()
-        assert all(torch.equal(image, union[address]) for address, image in whole.items())
 
 
-def test_every_rank_of_a_stream_makes_as_many_batches() -> None:
-    ranks = [tensors(stream([20, 3], 2, rank=rank, world_size=2)) for rank in (0, 1)]
-    assert len(ranks[0]) == len(ranks[1]) == 5
-    # the rank of the short shard goes through it again, augmented otherwise
-    repeats = {int(r) for rank in ranks for batch in rank for r in batch[2][:, 2]}
-    assert repeats >= {0, 1, 2}
+@pytest.mark.parametrize('world_size', [2, 3, 4, 6])
+def test_global_batches_of_a_stream_are_the_same_on_any_number_of_ranks(
+    world_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one lane and with four, whether the ranks divide the lanes or not; so after a stop on other ranks too."""
+    monkeypatch.setattr('foveal.data.stream.BLOCK', 12)
+    for lengths in ([9, 20, 2, 7], [5, 3, 4, 3] * 8):
+        whole = stream(lengths, 12)
+        expected = tensors(whole, epoch=1)
+        whole.set_epoch(1)
+        next(batches := iter(whole))
+        state = json.loads(json.dumps(whole.state_dict()))
+        del batches
+        assert whole.sampler.lanes == len(lengths) // 8 or 1
+        for start in (0, 1):
+            ranks = []
+            for rank in range(world_size):
+                loader = stream(lengths, 12 // world_size, rank=rank, world_size=world_size)
+                if start:
+                    loader.load_state_dict(state)
+                    ranks.append([(b.images, b.targets, b.addresses) for b in loader])
+                else:
+                    ranks.append(tensors(loader, epoch=1))
+            assert {len(batches) for batches in ranks} == {len(expected) - start}
+            for i, batch in enumerate(expected[start:]):
+                union = by_address(*(rank[i] for rank in ranks))
+                assert union.keys() == by_address(batch).keys()
+                assert all(torch.equal(image, union[address]) for address, image in by_address(batch).items())
+
+
+def by_address(*batches: Any) -> dict[tuple[int, ...], torch.Tensor]:
+    """The images of batches, by their addresses."""
+    return {
+        tuple(address): image
+        for images, _, addresses in batches
+        for image, address in zip(images, addresses.tolist(), strict=True)
+    }
+
+
+def test_ranks_that_divide_the_lanes_share_the_shards_out() -> None:
+    """No shard is read by two, and every sample of lanes that are alike comes once."""
+    lengths = [4] * 32
+    ranks = [stream(lengths, 4, rank=rank, world_size=4) for rank in range(4)]
+    indices = [{int(a) for batch in tensors(loader) for a in batch[2][:, 1]} for loader in ranks]
+    shards = [{index >> 32 for index in found} for found in indices]
+    assert [len(found) for found in shards] == [8] * 4
+    assert len(set.union(*shards)) == 32
+    assert sum(map(len, indices)) == sum(lengths) - 1  # one cannot be read
+
+
+def test_a_lane_that_is_short_is_gone_through_again_and_augmented_otherwise() -> None:
+    ranks = [tensors(stream([20, 3] * 8, 2, rank=rank, world_size=2)) for rank in (0, 1)]
+    assert len(ranks[0]) == len(ranks[1]) == 46
+    addresses = [tuple(a) for rank in ranks for batch in rank for a in batch[2].tolist()]
+    assert len(set(addresses)) == len(addresses)
+    assert {repeat for _, _, repeat in addresses} >= {0, 1}
 
 
 def test_a_stream_of_unknown_length_evaluates_and_does_not_train() -> None:

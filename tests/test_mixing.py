@@ -33,8 +33,8 @@ def close(got: float, expected: float, spread: float, draws: int, other: int) ->
 )
 def test_philox_gives_its_authors_answers(counter: list[int], key: tuple[int, int], expected: str) -> None:
     """The known answers that Random123 publishes for philox4x32-10."""
-    numbers = philox([torch.tensor(word) for word in counter], key)
-    assert ' '.join(f'{int(number):08x}' for number in numbers) == expected
+    numbers = philox([np.array([word], np.uint64) for word in counter], key)
+    assert ' '.join(f'{int(number[0]):08x}' for number in numbers) == expected
 
 
 def addresses(count: int, epoch: int = 0) -> torch.Tensor:
@@ -43,16 +43,16 @@ def addresses(count: int, epoch: int = 0) -> torch.Tensor:
 
 
 def test_numbers_of_addresses_are_spread_as_they_should_be() -> None:
-    numbers = uniform(addresses(50_000), torch.zeros(50_000, dtype=torch.int64), 7)
+    numbers = uniform(addresses(50_000).numpy(), np.zeros(50_000), 7)
     assert numbers.min() >= 0
     assert numbers.max() < 1
-    counts = torch.histc(numbers, 100, 0, 1)
+    counts, _ = np.histogram(numbers, 100, (0, 1))
     # chi-square with 99 degrees of freedom; five standard deviations
     assert ((counts - 2000) ** 2 / 2000).sum() < 99 + 5 * math.sqrt(2 * 99)
 
 
 def test_noise_of_neighbours_has_nothing_in_common() -> None:
-    seeds = seeds_of(addresses(20_000), torch.ones(20_000, dtype=torch.int64), 7)
+    seeds = seeds_of(addresses(20_000).numpy(), np.ones(20_000), 7)
     assert len(set(seeds)) == 20_000
     generator = torch.Generator()
     gauss = torch.stack([torch.randn(4, generator=generator.manual_seed(seed)) for seed in seeds])

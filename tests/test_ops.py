@@ -160,10 +160,27 @@ def test_translations_equal_opencvs_whole_warp(pixels: float, interpolation: str
             matrix = np.eye(2, 3)
             matrix[1 - axis, 2] = pixels
             got = move(image, pixels, settings, RNG)
-            expected = ops.affine(image, matrix, settings, RNG)
+            expected = ops.affine(image, matrix, settings, ops.WARPS[interpolation])
             assert got.shape == image.shape
             assert got.flags.c_contiguous
             np.testing.assert_allclose(got.astype(int), expected.astype(int), atol=1)
+
+
+@pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic'])
+@pytest.mark.parametrize('factor', [0.285, -0.3, 0.001, 0.0, 3.0])
+def test_shears_equal_opencvs_whole_warp(factor: float, interpolation: str) -> None:
+    """To one level, of rounding, at the border too, which both blend into the fill."""
+    settings = Settings(FILL, interpolation)
+    for image in (photo('coffee'), photo('coffee')[:, :, :1].copy()):
+        for axis, move in enumerate((ops.shear_y, ops.shear_x)):
+            matrix = np.eye(2, 3)
+            matrix[1 - axis, axis] = factor
+            got = move(image, factor, settings, RNG)
+            # in floating point: of one channel of bytes OpenCV keeps places to 1/32 of a pixel
+            expected = ops.affine(image.astype(np.float32), matrix, settings, ops.WARPS[interpolation])
+            assert got.shape == image.shape
+            assert got.flags.c_contiguous
+            np.testing.assert_allclose(got, expected.clip(0, 255), atol=1)
 
 
 def test_deep_images_of_many_channels_are_translated_as_ordinary_ones_are() -> None:

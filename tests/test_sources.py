@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import pickle
 import sys
 import tarfile
@@ -122,6 +123,18 @@ def test_tars_in_folders_and_in_tars(tmp_path: Path) -> None:
         name: content.rstrip(b'\0') + b'\0' * (-len(content.rstrip(b'\0')) % 512) for name, content in inner.items()
     }
     holds_all(create_dataset(str(write_tar(tmp_path / 'cut.tar', inner))))
+
+
+def test_tars_are_read_without_the_call_that_windows_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, 'pread')
+    holds_all(create_dataset(str(write_tar(tmp_path / 'photos.tar', by_class()))))
+    inner = {'cat.tar': write_tar(tmp_path / 'one.tar', by_class()).read_bytes()}
+    assert len(create_dataset(str(write_tar(tmp_path / 'nested.tar', inner)))) == 6
+    shards = {f'{i}.png': FILES[i] for i in range(6)} | {f'{i}.cls': str(LABELS[i]).encode() for i in range(6)}
+    write_tar(tmp_path / 'shards' / 'train-0.tar', dict(sorted(shards.items())))
+    data = create_dataset('wds/', tmp_path / 'shards', split='train')
+    assert [data.reader.read(i) for i in range(6)] == FILES
+    assert data.targets == LABELS
 
 
 def test_splits_in_tars(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ class PackConfig(SourceConfig):
     output: str = ''
     """Folder to write to."""
     shard_size: int = 1000
-    """Samples a shard."""
+    """Samples a shard; each shard of a stream becomes one, however many it has."""
     size: int | None = None
     """Shrink images whose shorter side is longer than this to it; files stay as they are where absent."""
     quality: int = 92
@@ -251,17 +251,12 @@ def pack(config: PackConfig) -> int:
     """
     from foveal.data.pack import PackOptions
     from foveal.data.pack import pack as pack_all
-    from foveal.data.readers import StreamReader
 
     if not config.output:
         raise ValueError('output is missing: give a folder to write to')
     options = PackOptions(config.shard_size, config.size, config.quality, config.seed, config.skip_bad, config.in_chans)
-    readers: dict[str, Reader] = {}
-    for split, reader in open_splits(config).items():
-        if isinstance(reader, StreamReader):
-            raise ValueError(f'{config.data} is a stream; only sources that can be read in any order can be packed')
-        readers[split] = reader
-    with progress_bars({split: len(reader) for split, reader in readers.items()}) as progress:
+    readers = open_splits(config)
+    with progress_bars({split: count_of(reader) for split, reader in readers.items()}) as progress:
         info = pack_all(readers, Path(config.output), options, config.workers, progress)
     for split, entry in info['splits'].items():
         left_out = f', {len(entry["left_out"])} left out' if entry['left_out'] else ''

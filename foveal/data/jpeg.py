@@ -53,11 +53,13 @@ class Jpeg:
         Raises:
             ValueError: The data are damaged within these rows.
         """
-        data, height = self.data, self.height
+        data: bytes | bytearray = self.data
+        height = self.height
         # the last row before a cut would lack the neighbours that its colours are interpolated from
         if rows is not None and self.is_cuttable and rows + 2 < height:
             height = rows + 2
-            data = b''.join((data[: self.frame + 5], height.to_bytes(2, 'big'), data[self.frame + 7 :]))
+            data = bytearray(data)
+            data[self.frame + 5 : self.frame + 7] = height.to_bytes(2, 'big')
         colours = 'RGB' if self.components == 3 else 'GRAY'
         shape = (-(-height // factor), -(-self.width // factor), self.components)
         out = np.empty(shape, np.uint8)

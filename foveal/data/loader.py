@@ -128,6 +128,8 @@ class Loader:
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """The next iteration gives this epoch's batches from number `start` on."""
         self.sampler.epoch, self.sampler.start = epoch, start
+        if isinstance(self.sampler, StreamSampler):
+            self.sampler.begins, self.sampler.seen = {}, {}
         self.taken = start
 
     def state_dict(self) -> dict[str, Any]:
@@ -140,8 +142,8 @@ class Loader:
             'samples': sampler.count,
             'global_batch': sampler.batch_size * sampler.world_size,
         }
-        if isinstance(sampler, StreamSampler) and self.taken in sampler.marks:
-            state['mark'] = list(sampler.marks[self.taken])
+        if isinstance(sampler, StreamSampler):
+            state['marks'] = [[lane, *mark] for lane, mark in sampler.marks(self.taken).items()]
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -155,8 +157,8 @@ class Loader:
             if state[name] != own[name]:
                 raise ValueError(f'the loader stopped with {name}={state[name]}, here it is {own[name]}')
         self.set_epoch(state['epoch'], state['batch'])
-        if isinstance(self.sampler, StreamSampler) and 'mark' in state:
-            self.sampler.mark = Mark(*state['mark'])
+        if isinstance(self.sampler, StreamSampler):
+            self.sampler.begins = {lane: Mark(*mark) for lane, *mark in state['marks']}
 
     def __iter__(self) -> Iterator[Batch]:
         """Yields the batches of the epoch.
@@ -227,7 +229,7 @@ class Loader:
             rows, mean, std = images, mean[:, None, None], std[:, None, None]
         out = self.recycled.take(tuple(rows.shape))
         for source, target in zip(rows, out, strict=True):
-            torch.div(source.float().sub_(mean), std, out=target)
+            target.copy_(source).sub_(mean).div_(std)
         return out.view(batch, height, width, channels).permute(0, 3, 1, 2) if self.channels_last else out
 
     def finished(self, images: torch.Tensor, raw: RawBatch) -> Batch:

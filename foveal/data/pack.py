@@ -7,6 +7,7 @@ import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 from foveal.data.check import kind_of
 from foveal.data.images import UnreadableImageError, decode
 from foveal.data.pool import gather
-from foveal.data.readers import Reader
+from foveal.data.readers import Reader, StreamReader
 from foveal.data.readers.base import Encoded
 from foveal.data.readers.shard_spec import INFO
 from foveal.data.readers.tar_index import ANY_TIME, SUFFIX, scan_tar
@@ -70,7 +71,13 @@ class PackOptions:
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard to write: its file's name, and the samples of a split that belong in it."""
+    """A shard to write.
+
+    Attributes:
+        split: Of the data.
+        file: Its name.
+        start, stop: The samples of the split that belong in it; of a stream, the shard that becomes this one.
+    """
 
     split: str
     file: str
@@ -78,14 +85,33 @@ class Shard:
     stop: int
 
 
+@dataclass(frozen=True)
+class Packed:
+    """A sample to write.
+
+    Attributes:
+        key: What its members' names begin with.
+        name: What its source calls it.
+        target: Its label.
+        read: Gives its image.
+    """
+
+    key: str
+    name: str
+    target: Any
+    read: Callable[[], Encoded]
+
+
 def pack(
-    readers: Mapping[str, Reader],
+    readers: Mapping[str, Reader | StreamReader],
     output: Path,
     options: PackOptions,
     workers: int = 0,
     progress: Callable[[str, int], None] = lambda split, done: None,
 ) -> dict[str, Any]:
     """Writes the shards of all splits, reads each again, and writes `_info.json` when all is well.
+
+    Each shard of a stream becomes a shard, of as many samples as it has, in its order.
 
     What a former run has finished is kept. The bytes of the shards depend on the images, the options and the versions
     of the image libraries alone.
@@ -103,8 +129,14 @@ def pack(
     Raises:
         FileExistsError: `output` holds shards of other data or options.
         UnreadableImageError: An image that cannot be read, unless `skip_bad`.
+        ValueError: A stream is to be shuffled.
         OSError: A shard does not hold what was written to it.
     """
+    for split, reader in readers.items():
+        if isinstance(reader, StreamReader) and options.seed is not None:
+            raise ValueError(
+                f'{split} is a stream, which seed cannot shuffle: pack it without, and the result with seed'
+            )
     plan = plan_of(readers, options)
     journal = output / JOURNAL
     if (output / INFO).is_file():
@@ -132,7 +164,7 @@ def pack(
 
 
 def write_all(
-    readers: Mapping[str, Reader],
+    readers: Mapping[str, Reader | StreamReader],
     output: Path,
     options: PackOptions,
     workers: int,
@@ -142,15 +174,15 @@ def write_all(
     done: dict[Shard, dict[str, Any]] = {}
     missing: list[Shard] = []
     for split, reader in readers.items():
-        for shard in shards_of(split, len(reader), options.shard_size):
+        for shard in shards_of(split, reader, options.shard_size):
             if record := finished(output, shard):
                 done[shard] = record
-                progress(split, shard.stop - shard.start)
+                progress(split, record['count'] + len(record['left_out']))
             else:
                 missing.append(shard)
     for shard, record in gather(write_shard, (readers, output, options), missing, workers):
         done[shard] = record
-        progress(shard.split, shard.stop - shard.start)
+        progress(shard.split, record['count'] + len(record['left_out']))
     first = next(iter(readers.values()))
     target_key, target_format = TARGETS[first.task]
     info: dict[str, Any] = {
@@ -163,7 +195,7 @@ def write_all(
     info |= {'target_format': target_format} if target_format else {}
     info |= {'options': asdict(options), 'splits': {}}
     for split, reader in readers.items():
-        records = [done[shard] for shard in shards_of(split, len(reader), options.shard_size)]
+        records = [done[shard] for shard in shards_of(split, reader, options.shard_size)]
         info['splits'][split] = {
             'num_samples': sum(record['count'] for record in records),
             'filenames': [record['file'] for record in records],
@@ -174,17 +206,21 @@ def write_all(
     return info
 
 
-def shards_of(split: str, count: int, size: int) -> Iterator[Shard]:
+def shards_of(split: str, reader: Reader | StreamReader, size: int) -> Iterator[Shard]:
     """The shards of a split."""
+    count, size = (len(reader.shards), 1) if isinstance(reader, StreamReader) else (len(reader), size)
     for number, start in enumerate(range(0, count, size)):
         yield Shard(split, f'{split}-{number:06}.tar', start, min(start + size, count))
 
 
-def plan_of(readers: Mapping[str, Reader], options: PackOptions) -> str:
-    """A digest of what is to be packed and how: the names and labels of all samples, and the options."""
+def plan_of(readers: Mapping[str, Reader | StreamReader], options: PackOptions) -> str:
+    """A digest of what is to be packed and how: names and labels of all samples, or a stream's shards; the options."""
     # what is done does not change when the first bad image makes a user skip them
     digest = hashlib.sha256(json.dumps([FORMAT, asdict(replace(options, skip_bad=False))]).encode())
     for split, reader in readers.items():
+        if isinstance(reader, StreamReader):
+            digest.update(json.dumps([split, reader.task, list(reader.classes), reader.shards]).encode())
+            continue
         digest.update(json.dumps([split, reader.task, list(reader.classes), len(reader)]).encode())
         for i in range(len(reader)):
             digest.update(reader.name(i).encode(errors='surrogateescape') + b'\0')
@@ -202,34 +238,34 @@ def finished(output: Path, shard: Shard) -> dict[str, Any] | None:
     return record if whole else None
 
 
-def write_shard(readers: Mapping[str, Reader], output: Path, options: PackOptions, shard: Shard) -> dict[str, Any]:
+def write_shard(
+    readers: Mapping[str, Reader | StreamReader], output: Path, options: PackOptions, shard: Shard
+) -> dict[str, Any]:
     """Writes a shard, its index, and then the record that it is done."""
     reader, path = readers[shard.split], output / shard.file
-    order = np.arange(len(reader))
-    if options.seed is not None:
-        order = np.random.default_rng((options.seed, len(shard.split))).permutation(order)
+    count = 0
     left_out: list[dict[str, str]] = []
     endings: set[str] = set()
     with replacing(path) as temporary:
         with tarfile.open(temporary, 'w', format=tarfile.USTAR_FORMAT) as tar:
-            for number in range(shard.start, shard.stop):
-                index = int(order[number])
+            for sample in samples_of(reader, shard, options):
                 try:
-                    ending, image = image_file(reader.read(index), options)
+                    ending, image = image_file(sample.read(), options)
                 except UnreadableImageError as error:
                     if not options.skip_bad:
-                        raise UnreadableImageError(f'cannot pack {reader.name(index)}: {error}') from error
-                    left_out.append({'name': reader.name(index), 'reason': str(error)})
+                        raise UnreadableImageError(f'cannot pack {sample.name}: {error}') from error
+                    left_out.append({'name': sample.name, 'reason': str(error)})
                     continue
+                count += 1
                 endings.add(ending)
-                for part, content in ((ending, image), *labels(reader, index)):
-                    add(tar, f'{number:08}.{part}', content)
+                for part, content in ((ending, image), *labels(reader, sample)):
+                    add(tar, f'{sample.key}.{part}', content)
         digest = sha256(temporary)
     # the index counts for the tar that lies beside it, whenever and wherever it is copied
     size = path.stat().st_size
     scan_tar(str(path)).save(path.with_name(path.name + SUFFIX), size, ANY_TIME)
     record = {
-        'file': shard.file, 'count': shard.stop - shard.start - len(left_out), 'bytes': size, 'sha256': digest,
+        'file': shard.file, 'count': count, 'bytes': size, 'sha256': digest,
         'endings': sorted(endings), 'left_out': left_out,
     }  # fmt: skip
     write_text(output / JOURNAL / f'{shard.file}.json', json.dumps(record))
@@ -243,10 +279,35 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def labels(reader: Reader, index: int) -> Iterator[tuple[str, bytes]]:
+def samples_of(reader: Reader | StreamReader, shard: Shard, options: PackOptions) -> Iterator[Packed]:
+    """The samples of a shard, in the order in which they are written."""
+    if isinstance(reader, StreamReader):
+        for number, sample in enumerate(reader.iterate(shard.start)):
+            yield Packed(f'{shard.start:06}-{number:08}', sample.name, sample.target, partial(there, sample.image))
+        return
+    order = np.arange(len(reader))
+    if options.seed is not None:
+        order = np.random.default_rng((options.seed, len(shard.split))).permutation(order)
+    for number in range(shard.start, shard.stop):
+        index = int(order[number])
+        yield Packed(f'{number:08}', reader.name(index), reader.targets[index], partial(reader.read, index))
+
+
+def there(image: Encoded | str) -> Encoded:
+    """The image of a stream's sample.
+
+    Raises:
+        UnreadableImageError: There is none, for the reason given in its place.
+    """
+    if isinstance(image, str):
+        raise UnreadableImageError(image)
+    return image
+
+
+def labels(reader: Reader | StreamReader, sample: Packed) -> Iterator[tuple[str, bytes]]:
     """The members of a sample beside its image."""
-    target = reader.targets[index]
-    about: dict[str, Any] = {'filename': reader.name(index).encode(errors='surrogateescape').decode(errors='replace')}
+    target = sample.target
+    about: dict[str, Any] = {'filename': sample.name.encode(errors='surrogateescape').decode(errors='replace')}
     if reader.task == 'class':
         if target >= 0:
             about['class'] = reader.classes[int(target)]

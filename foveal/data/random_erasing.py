@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from foveal.data.philox import seeds_of, uniform
+from foveal.data.sample import sample_rng
 
 MODES = ('const', 'rand', 'pixel')
 TRIES = 10
@@ -75,7 +77,7 @@ class RandomErasing:
         Returns:
             The same tensor.
         """
-        addresses = torch.as_tensor(addresses, dtype=torch.int64)
+        addresses = np.asarray(addresses)
         boxes = self.boxes(addresses, images.shape[-2:], seed)
         noise = self.noise(boxes, addresses, images, seed)
         for i, box in enumerate(boxes):
@@ -83,16 +85,16 @@ class RandomErasing:
             part.copy_(noise[i].expand_as(part)) if self.mode != 'const' else part.zero_()
         return images
 
-    def boxes(self, addresses: torch.Tensor, size: tuple[int, ...], seed: int) -> list[Box]:
+    def boxes(self, addresses: np.ndarray | torch.Tensor, size: tuple[int, ...], seed: int) -> list[Box]:
         """The boxes of a batch of (height, width)."""
+        addresses = np.asarray(addresses)
         height, width = size
         skipped = len(addresses) // self.num_splits if self.num_splits > 1 else 0
-        first = uniform(addresses, torch.zeros(len(addresses), dtype=torch.int64), seed)
-        chosen = [i for i in (first[:, 0] < self.probability).nonzero()[:, 0].tolist() if i >= skipped]
+        first = uniform(addresses, np.zeros(len(addresses)), seed)
+        chosen = [i for i in np.flatnonzero(first[:, 0] < self.probability).tolist() if i >= skipped]
         most = self.max_count or self.min_count
-        tries = torch.arange(1, 1 + most * TRIES).expand(len(chosen), -1)
-        numbers = uniform(addresses[chosen, None].expand(-1, most * TRIES, -1), tries, seed)
-        tried = numbers.view(len(chosen), most, TRIES, 4).tolist()
+        numbers = uniform(addresses[chosen, None], np.arange(1, 1 + most * TRIES), seed)
+        tried = numbers.reshape(len(chosen), most, TRIES, 4).tolist()
         low, high = math.log(self.min_aspect), math.log(self.max_aspect or 1 / self.min_aspect)
         boxes = []
         for sample, rows in zip(chosen, tried, strict=True):
@@ -107,18 +109,38 @@ class RandomErasing:
                         break
         return boxes
 
-    def noise(self, boxes: list[Box], addresses: torch.Tensor, images: torch.Tensor, seed: int) -> list[torch.Tensor]:
+    def noise(self, boxes: list[Box], addresses: np.ndarray, images: torch.Tensor, seed: int) -> list[torch.Tensor]:
         """What the boxes are filled with, each (channels, height, width) or (channels, 1, 1)."""
         if self.mode == 'const' or not boxes:
             return []
-        numbers = torch.tensor([box.number for box in boxes])
+        numbers = np.array([box.number for box in boxes])
         seeds = seeds_of(addresses[[box.sample for box in boxes]], NOISE + numbers, seed)
-        # a generator a box: a batch's noise in one piece, by philox of every pixel, took eight times as long on a CPU
-        generator = torch.Generator(images.device)
+        draw = normal_numbers if images.device.type == 'cpu' else torch_numbers
         parts = []
         for box, own in zip(boxes, seeds, strict=True):
-            generator.manual_seed(own)
             size = (box.height, box.width) if self.mode == 'pixel' else (1, 1)
-            shape = (images.shape[1], *size)
-            parts.append(torch.randn(shape, generator=generator, device=images.device, dtype=images.dtype))
+            parts.append(draw((images.shape[1], *size), own, images.device).to(images.dtype))
         return parts
+
+
+def torch_numbers(shape: tuple[int, ...], seed: int, device: torch.device) -> torch.Tensor:
+    """Normal numbers of torch's generator."""
+    return torch.randn(shape, generator=torch.Generator(device).manual_seed(seed), device=device)
+
+
+def normal_numbers(shape: tuple[int, ...], seed: int, device: torch.device) -> torch.Tensor:
+    """Normal numbers, each of 65,536 that are equally likely: in half of the time of torch's on a CPU."""
+    count = math.prod(shape)
+    bits = sample_rng(seed, 0, 0).bit_generator.random_raw(-(-count // 4))
+    return (
+        quantiles()
+        .index_select(0, torch.from_numpy(bits.view(np.uint16)[:count].astype(np.int32)))
+        .view(shape)
+        .to(device)
+    )
+
+
+@cache
+def quantiles() -> torch.Tensor:
+    """The middles of 65,536 equal shares of the normal distribution."""
+    return torch.special.ndtri((torch.arange(1 << 16, dtype=torch.float64) + 0.5) / (1 << 16)).float()

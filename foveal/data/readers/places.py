@@ -68,6 +68,16 @@ def list_place(place: str) -> list[str]:
     return sorted(str(entry).rstrip('/').rsplit('/', 1)[-1] for entry in system.ls(path, detail=False))
 
 
+def read_at(handle: int, size: int, offset: int) -> bytes:
+    """Bytes of a file from a position on."""
+    if hasattr(os, 'pread'):
+        # not by seeking: workers share the file that they were forked with
+        return os.pread(handle, size, offset)
+    # Windows has no such call, and no fork
+    os.lseek(handle, offset, os.SEEK_SET)
+    return os.read(handle, size)
+
+
 class RangeReader:
     """Reads parts of files, each opened at most once by a process while it is among the last used."""
 
@@ -87,8 +97,7 @@ class RangeReader:
             system, path = file_system(place)
             data: bytes = system.cat_file(path, start=offset, end=offset + size)
         else:
-            # by position, not by seeking: workers share the file that they were forked with
-            data = os.pread(self.handle(place), size, offset)
+            data = read_at(self.handle(place), size, offset)
         if len(data) != size:
             raise OSError(0, f'{place} ends at byte {offset + len(data)}, not {offset + size}')
         return data
@@ -98,7 +107,7 @@ class RangeReader:
         if place not in self.opened:
             if len(self.opened) >= OPEN_FILES:
                 os.close(self.opened.popitem(last=False)[1])
-            self.opened[place] = os.open(place, os.O_RDONLY)
+            self.opened[place] = os.open(place, os.O_RDONLY | getattr(os, 'O_BINARY', 0))
         self.opened.move_to_end(place)
         return self.opened[place]
 

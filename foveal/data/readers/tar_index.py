@@ -125,8 +125,12 @@ def scan_tar(place: str) -> TarIndex:
             names.append(name)
             offsets.append(member.offset_data)
             sizes.append(member.size)
-            is_note = name.rsplit('.', 1)[-1].lower() in NOTES and member.size <= NOTE_SIZE
-            notes.append(os.fsdecode(os.pread(file.fileno(), member.size, member.offset_data)) if is_note else '')
+            note = b''
+            if name.rsplit('.', 1)[-1].lower() in NOTES and member.size <= NOTE_SIZE:
+                # tarfile itself seeks before it reads on
+                file.seek(member.offset_data)
+                note = file.read(member.size)
+            notes.append(os.fsdecode(note))
     return TarIndex(Names(names), np.array(offsets, np.int64), np.array(sizes, np.int64), Names(notes))
 
 
