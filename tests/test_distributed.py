@@ -41,12 +41,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def config(folder: Path, tmp_path: Path) -> TrainConfig:
+def config(config: TrainConfig, tmp_path: Path) -> TrainConfig:
     """A run of two epochs of two updates of a model with batch norms."""
-    return TrainConfig(
-        data=str(folder), model='test_resnet', img_size=32, epochs=2, warmup_epochs=0.5, batch_size=12, opt='sgd',
-        lr=0.02, workers=0, device='cpu', ema=0.9, output=str(tmp_path / 'one'), threads=1,
-    )  # fmt: skip
+    return replace(config, model='test_resnet', opt='sgd', lr=0.02, ema=0.9, output=str(tmp_path / 'one'))
 
 
 def rows(run: str | Path) -> list[dict[str, float]]:
