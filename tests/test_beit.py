@@ -99,3 +99,8 @@ def test_options_are_saved(tmp_path: Path) -> None:
     with torch.inference_mode():
         assert loaded.pos_embed is not None
         assert torch.equal(loaded(x), model(x))
+
+
+def test_sizes_that_do_not_fit_are_refused_without_options_that_beit_lacks() -> None:
+    with pytest.raises(ValueError, match=r'near are 96x96 and 112x112$'):
+        foveal.create_model('beit_base_patch16_224', img_size=100)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import torch
@@ -52,11 +52,13 @@ class TokenConfig(Config):
             raise ValueError(f"pos_embed {self.pos_embed!r} is unknown; legal are 'learn' and 'none'")
         if self.embed_dim % self.num_heads:
             raise ValueError(f'num_heads {self.num_heads} does not divide embed_dim {self.embed_dim}')
-        check_image(pair(self.img_size), pair(self.patch_size), self.dynamic_img_pad or self.crop_remainder)
+        pads = any(option.name == 'dynamic_img_pad' and option.init for option in fields(self))
+        taken = self.dynamic_img_pad or self.crop_remainder
+        check_image(pair(self.img_size), pair(self.patch_size), taken, ', or use dynamic_img_pad=True' * pads)
 
 
-def check_image(image: Grid, patch: Grid, any_size: bool = False) -> None:
-    """Refuse images that patches do not divide.
+def check_image(image: Grid, patch: Grid, any_size: bool = False, way_out: str = '') -> None:
+    """Refuse images that patches do not divide; the message ends with another way out.
 
     Raises:
         ValueError: with the nearest legal sizes.
@@ -69,7 +71,7 @@ def check_image(image: Grid, patch: Grid, any_size: bool = False) -> None:
     above = tuple((i // p + 1) * p for i, p in zip(image, patch, strict=True))
     raise ValueError(
         f'img_size {image[0]}x{image[1]} does not divide into patches of {patch[0]}x{patch[1]}; '
-        f'near are {below[0]}x{below[1]} and {above[0]}x{above[1]}, or use dynamic_img_pad=True'
+        f'near are {below[0]}x{below[1]} and {above[0]}x{above[1]}{way_out}'
     )
 
 
