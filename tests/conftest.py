@@ -3,9 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from foveal.engine.config import TrainConfig
 from tests.images import write_folder
+
+# Autograd looks for devices at its first backward pass. After inductor was imported it finds some, starts threads for
+# them, and processes that a test forks cannot compute gradients any more.
+torch.zeros(1, requires_grad=True).sum().backward()
 
 
 @pytest.fixture(scope='module')
