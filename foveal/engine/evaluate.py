@@ -1,6 +1,6 @@
 """How good a model is on a data set."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -144,13 +144,13 @@ class Meter:
         return Scores(count, loss / count, 100 * top1 / count, 100 * top5 / count, self.num_classes, truths, guesses)
 
 
-def without_gradients(model: nn.Module) -> AbstractContextManager[object]:
-    """Within the block nothing is kept for gradients.
+def without_gradients(model: nn.Module) -> Callable[[], AbstractContextManager[object]]:
+    """What makes a block keep nothing for gradients.
 
-    Of a sharded model by `no_grad`: before torch 2.15, `fully_shard` cannot gather weights in inference mode.
+    Of a sharded model `no_grad`: before torch 2.15, `fully_shard` cannot gather weights in inference mode.
     """
     sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
-    return torch.no_grad() if sharded else torch.inference_mode()
+    return torch.no_grad if sharded else torch.inference_mode
 
 
 def outputs(model: nn.Module, loader: Loader, precision: str = 'fp32') -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -168,8 +168,9 @@ def outputs(model: nn.Module, loader: Loader, precision: str = 'fp32') -> Iterat
         UnreadableImageError: An image that cannot be decoded.
     """
     model.eval()
+    inference = without_gradients(model)
     for batch, own in in_step(model, loader):
-        with without_gradients(model), autocast(loader.device, precision):
+        with inference(), autocast(loader.device, precision):
             logits = model(batch.images)
         if own:
             yield logits.float(), batch.targets, batch.addresses

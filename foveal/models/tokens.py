@@ -52,27 +52,25 @@ class TokenConfig(Config):
             raise ValueError(f"pos_embed {self.pos_embed!r} is unknown; legal are 'learn' and 'none'")
         if self.embed_dim % self.num_heads:
             raise ValueError(f'num_heads {self.num_heads} does not divide embed_dim {self.embed_dim}')
+        self.check_image(pair(self.img_size), pair(self.patch_size), self.dynamic_img_pad or self.crop_remainder)
+
+    def check_image(self, image: Grid, patch: Grid, any_size: bool) -> None:
+        """Refuse images that patches do not divide.
+
+        Raises:
+            ValueError: with the nearest legal sizes, and with the option that pads where the family has it.
+        """
+        if min(image) < 1 or min(patch) < 1:
+            raise ValueError(f'img_size and patch_size must be positive, got {image} and {patch}')
+        if any_size or not (image[0] % patch[0] or image[1] % patch[1]):
+            return
+        below = tuple(max(i // p, 1) * p for i, p in zip(image, patch, strict=True))
+        above = tuple((i // p + 1) * p for i, p in zip(image, patch, strict=True))
         pads = any(option.name == 'dynamic_img_pad' and option.init for option in fields(self))
-        taken = self.dynamic_img_pad or self.crop_remainder
-        check_image(pair(self.img_size), pair(self.patch_size), taken, ', or use dynamic_img_pad=True' * pads)
-
-
-def check_image(image: Grid, patch: Grid, any_size: bool = False, way_out: str = '') -> None:
-    """Refuse images that patches do not divide; the message ends with another way out.
-
-    Raises:
-        ValueError: with the nearest legal sizes.
-    """
-    if min(image) < 1 or min(patch) < 1:
-        raise ValueError(f'img_size and patch_size must be positive, got {image} and {patch}')
-    if any_size or not (image[0] % patch[0] or image[1] % patch[1]):
-        return
-    below = tuple(max(i // p, 1) * p for i, p in zip(image, patch, strict=True))
-    above = tuple((i // p + 1) * p for i, p in zip(image, patch, strict=True))
-    raise ValueError(
-        f'img_size {image[0]}x{image[1]} does not divide into patches of {patch[0]}x{patch[1]}; '
-        f'near are {below[0]}x{below[1]} and {above[0]}x{above[1]}{way_out}'
-    )
+        raise ValueError(
+            f'img_size {image[0]}x{image[1]} does not divide into patches of {patch[0]}x{patch[1]}; '
+            f'near are {below[0]}x{below[1]} and {above[0]}x{above[1]}{", or use dynamic_img_pad=True" * pads}'
+        )
 
 
 class TokenBackbone(Backbone):
@@ -253,7 +251,7 @@ class TokenBackbone(Backbone):
         old = embed.grid_size
         size = pair(img_size or embed.img_size or self.cfg.img_size)
         patch = pair(patch_size or embed.patch_size)
-        check_image(size, patch, self.cfg.dynamic_img_pad)
+        self.cfg.check_image(size, patch, self.cfg.dynamic_img_pad)
         embed.set_input_size(size, patch)
         if self.pos_embed is not None:
             prefix = 0 if self.cfg.no_embed_class else self.num_prefix_tokens
