@@ -1,13 +1,18 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
-.PHONY: demo test lint parity bench fuzz soak
+.PHONY: demo test browser lint parity bench fuzz soak
 
 demo: $(VENV)/.installed  ## train, measure and ask a model about handwritten digits; look in ./demo
 	$(RUN) examples/digits.py
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed browser
 	$(RUN) -m pytest -n 2
+
+browser:  # in which one test opens the report of a run
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null \
+		|| { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
+		|| echo 'no Chromium: the test that opens a report in it will be skipped'
 
 lint: $(VENV)/.installed
 	$(RUN) -m ruff check .

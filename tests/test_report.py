@@ -33,7 +33,7 @@ QUOTED = 'a "b" & \'c\''
 CLASSES = {EVIL: (40, 60, 200), QUOTED: (40, 180, 60), 'red': (210, 50, 40)}
 VOID = {'area', 'base', 'br', 'col', 'embed', 'hr', 'img', 'input', 'link', 'meta', 'source', 'track', 'wbr'}
 REFERENCES = {'src', 'href', 'srcset', 'action', 'data', 'poster', 'xlink:href', 'background'}
-CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'google-chrome'))), None)
 
 
 @pytest.fixture(scope='module')
