@@ -117,29 +117,29 @@ class MLflow:
 
         check_options('track_options of mlflow', start.options, ('tracking_uri', 'tags'))
         self.client = MlflowClient(start.options.get('tracking_uri'))
-        self.id: str | None = start.id
         if start.id:
             self.client.update_run(start.id, status='RUNNING')
-            return
-        experiment = self.client.get_experiment_by_name(start.project)
-        place = experiment.experiment_id if experiment else self.client.create_experiment(start.project)
-        self.id = self.client.create_run(place, tags=start.options.get('tags'), run_name=start.name).info.run_id
-        # MLflow refuses parameters without a value
-        self.client.log_batch(
-            self.id, params=[Param(key, str(value)) for key, value in start.config.items() if str(value)]
-        )
-        self.client.log_dict(self.id, start.config, 'config.yaml')
+            self.run: str = start.id
+        else:
+            experiment = self.client.get_experiment_by_name(start.project)
+            place = experiment.experiment_id if experiment else self.client.create_experiment(start.project)
+            self.run = self.client.create_run(place, tags=start.options.get('tags'), run_name=start.name).info.run_id
+            # MLflow refuses parameters without a value
+            params = [Param(key, str(value)) for key, value in start.config.items() if str(value)]
+            self.client.log_batch(self.run, params=params)
+            self.client.log_dict(self.run, start.config, 'config.yaml')
+        self.id: str | None = self.run
 
     def log(self, values: Mapping[str, float], update: int) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self.client.log_batch(self.id, metrics=[Metric(key, value, now, update) for key, value in values.items()])
+        self.client.log_batch(self.run, metrics=[Metric(key, value, now, update) for key, value in values.items()])
 
     def show(self, path: Path, update: int) -> None:
         del update
-        self.client.log_artifact(self.id, str(path))
+        self.client.log_artifact(self.run, str(path))
 
     def close(self, state: str) -> None:
         statuses = {'finished': 'FINISHED', 'stopped': 'KILLED', 'failed': 'FAILED'}
-        self.client.set_terminated(self.id, statuses[state])
+        self.client.set_terminated(self.run, statuses[state])

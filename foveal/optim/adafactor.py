@@ -42,7 +42,7 @@ class Adafactor(Optimizer):
         row, column = (torch.zeros_like(p.select(dim, 0)) for dim in reversed(pair))
         return {'exp_avg_sq_row': row, 'exp_avg_sq_col': column, **super().init(p, group)}
 
-    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
+    def scalars(self, group: dict[str, Any], step: Any, kind: str) -> dict[str, Any]:
         rate = group['lr']
         if rate is None:
             rate = min(1e-6 * step if group['warmup_init'] else 1e-2, step**-0.5)
@@ -147,7 +147,7 @@ class AdafactorBigVision(Optimizer):
             state['exp_avg'] = torch.zeros_like(p, dtype=getattr(torch, group['momentum_dtype']))
         return state
 
-    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
+    def scalars(self, group: dict[str, Any], step: Any, kind: str) -> dict[str, Any]:
         count = max(step - group['decay_offset'], 1)
         floor = 1e-30 if group['eps'] is None else group['eps']
         return {'floor': floor, 'beta2': min(group['beta2_cap'], 1 - count ** -group['decay_rate'])}

@@ -36,13 +36,10 @@ class AdamWLegacy(Moments):
     clipping_threshold: float | None = None  # clip updates by their root mean square (arXiv:2304.13013); None: do not
     zeros_if: ClassVar = {'amsgrad': 'max_exp_avg_sq'}
     traits: ClassVar = {'': Traits(), 'clipped': Traits('rows')}
-    ahead: ClassVar[bool] = False
+    constants: ClassVar = {'ahead': False}
 
     def kind(self, p: Tensor, group: dict[str, Any]) -> str:
         return '' if group['clipping_threshold'] is None else 'clipped'
-
-    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
-        return {'ahead': self.ahead}
 
     @staticmethod
     def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
@@ -58,7 +55,7 @@ class AdamWLegacy(Moments):
 class NAdamW(AdamWLegacy):
     """AdamW whose step looks ahead by one step of the momentum (Dozat 2016, as in MLCommons' AlgoPerf)."""
 
-    ahead = True
+    constants: ClassVar = {'ahead': True}
 
 
 class Scheduled(Moments):
@@ -70,7 +67,7 @@ class Scheduled(Moments):
     branches_on_step = True
     pace: ClassVar[str]
 
-    def scalars(self, group: dict[str, Any], step: int) -> dict[str, Any]:
+    def scalars(self, group: dict[str, Any], step: int, kind: str) -> dict[str, Any]:
         now, product = momentum_schedule(group['betas'][0], group[self.pace], step)
         then, product_then = momentum_schedule(group['betas'][0], group[self.pace], step + 1)
         return {'of_gradient': (1 - now) / (1 - product), 'of_momentum': then / (1 - product_then)}
@@ -133,7 +130,7 @@ def rectification(beta1: float, beta2: float, step: Any) -> tuple[Any, Any]:
 class RAdamLegacy(Moments):
     """RAdam as first published: eps beside the uncorrected root, decay decoupled (arXiv:1908.03265)."""
 
-    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
+    def scalars(self, group: dict[str, Any], step: Any, kind: str) -> dict[str, Any]:
         beta1, beta2 = group['betas']
         reliable, factor = rectification(beta1, beta2, step)
         return {'reliable': reliable, 'rate': group['lr'] * factor}
@@ -187,7 +184,7 @@ class AdaBelief(Moments):
         decays = super().decays(group)
         return 'fixed' if decays == 'decoupled' and group['fixed_decay'] else decays
 
-    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
+    def scalars(self, group: dict[str, Any], step: Any, kind: str) -> dict[str, Any]:
         beta1, beta2 = group['betas']
         if not group['rectify']:
             return {'reliable': 1.0, 'root': (1 - beta2**step) ** 0.5, 'rate': group['lr'] / (1 - beta1**step)}
@@ -217,14 +214,10 @@ class Adopt(Optimizer):
     decoupled: bool = False  # decoupled decay
     zeros = ('exp_avg', 'exp_avg_sq')
 
-    def decays(self, group: dict[str, Any]) -> str:
-        return 'own' if group['decoupled'] or group['corrected_weight_decay'] else 'coupled'
-
-    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
-        moves = 1 - (step == 1) * 1.0
-        limit = None if group['clip_exp'] is None else (step - 1.0) ** group['clip_exp']
-        pull = group['lr'] * moves if self.decays(group) == 'own' else 0.0
-        return {'limit': limit, 'moves': moves, 'kept': group['betas'][1] * moves, 'pull': pull}
+    def scalars(self, group: dict[str, Any], step: Any, kind: str) -> dict[str, Any]:
+        moves, clip = 1 - (step == 1) * 1.0, group['clip_exp']
+        limit = None if clip is None else (step - 1.0) ** clip
+        return {'lr': group['lr'] * moves, 'limit': limit, 'moves': moves, 'kept': group['betas'][1] * moves}
 
     @staticmethod
     def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
@@ -233,11 +226,7 @@ class Adopt(Optimizer):
             d = d.clamp(-h.limit, h.limit)
         s.exp_avg.lerp_(d, h.moves * (1 - h.beta1))
         s.exp_avg_sq.lerp_(g.square(), 1 - h.kept)
-        return h.moves * h.lr * s.exp_avg
-
-    @staticmethod
-    def finish(p: Tensor, d: Tensor, h: Any) -> Tensor:
-        return d + h.pull * h.decay * p  # decoupled, but not at the first step, which moves nothing
+        return h.lr * s.exp_avg
 
 
 class LaProp(Moments):
@@ -257,7 +246,7 @@ class LaProp(Moments):
         weight = (1 - beta) / (1 - beta ** self.state[params[0]]['step'])
         group['lr_mean'] = average + weight * (group['lr'] - average)
 
-    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
+    def scalars(self, group: dict[str, Any], step: Any, kind: str) -> dict[str, Any]:
         seen = 1 - group['betas'][0] ** step
         return {'correction1': seen * group['lr_mean'] / group['lr'] if group['lr'] else 1.0}
 

@@ -96,7 +96,7 @@ class SGDP(Optimizer):
     masks = True
     kind = AdamP.kind
 
-    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
+    def scalars(self, group: dict[str, Any], step: Any, kind: str) -> dict[str, Any]:
         return {'share': 1 / (1 - group['momentum'])}
 
     @staticmethod

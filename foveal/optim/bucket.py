@@ -158,7 +158,4 @@ def buckets(
         dtypes = (p.dtype, p.grad.dtype, *(state[n].dtype for n in names))
         key = (kind, sees, names, p.device, dtypes, shape, float(state['step']))
         together.setdefault(key, []).append((p, state))
-    for key, members in together.items():
-        kind, sees, names = key[:3]
-        alone.append(Bucket(members, names, kind, sees))
-    return alone
+    return alone + [Bucket(members, names, kind, sees) for (kind, sees, names, *_), members in together.items()]

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from foveal.optim.adam import Moments, step_of
 from foveal.optim.engine import Optimizer, Traits, norm
 
 
@@ -21,7 +22,7 @@ class Adan(Optimizer):
     def decays(self, group: dict[str, Any]) -> str:
         return 'decoupled' if group['no_prox'] else 'own'
 
-    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
+    def scalars(self, group: dict[str, Any], step: Any, kind: str) -> dict[str, Any]:
         pull = 0.0 if group['no_prox'] else group['lr'] * group['weight_decay']
         return {'seen': (step > 1) * 1.0, 'pull': pull}  # the gradient before the first is the first
 
@@ -40,19 +41,16 @@ class Adan(Optimizer):
         return (d + h.pull * p) / (1 + h.pull)
 
 
-class Mars(Optimizer):
+class Mars(Moments):
     """MARS: AdamW or Lion on a gradient corrected by its change (arXiv:2411.10438, algorithms 2 and 3, approximate)."""
 
     lr: float = 3e-3
     betas: tuple[float, float] = (0.9, 0.99)  # of the momentum and of the squares
-    eps: float = 1e-8
-    weight_decay: float = 0.0
     gamma: float = 0.025  # how much of the change is added
     mars_type: Literal['adamw', 'lion'] = 'adamw'  # what is done with the corrected gradient
     optimize_1d: bool = False  # treat vectors like matrices; else they get plain AdamW
     lr_1d_factor: float = 1.0  # learning rate of the vectors, of lr
     betas_1d: tuple[float, float] | None = None  # of the vectors; None takes `betas`
-    decay = 'own'
     traits: ClassVar = {'': Traits('rows'), 'vector': Traits()}
 
     def complete(self, values: dict[str, Any]) -> None:
@@ -66,28 +64,18 @@ class Mars(Optimizer):
         second = ['exp_avg_sq'] * (vector or group['mars_type'] == 'adamw')
         return {name: torch.zeros_like(p) for name in ('exp_avg', *second, *['last_grad'] * (not vector))}
 
-    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
-        (beta, _), (b1, b2) = group['betas'], group['betas_1d']
-        # the gradient before the first is the first
-        numbers = {'change': (step > 1) * group['gamma'] * beta / (1 - beta), 'vector1': b1, 'vector2': b2}
-        return {**numbers, 'vector_correction1': 1 - b1**step, 'vector_correction2': 1 - b2**step}
+    def scalars(self, group: dict[str, Any], step: Any, kind: str) -> dict[str, Any]:
+        if kind != 'vector':
+            beta = group['betas'][0]
+            return {'change': (step > 1) * group['gamma'] * beta / (1 - beta)}  # the one before the first is the first
+        rate, (beta1, beta2) = group['lr'] * group['lr_1d_factor'], group['betas_1d']
+        return dict(lr=rate, beta1=beta1, beta2=beta2, correction1=1 - beta1**step, correction2=1 - beta2**step)
 
     @staticmethod
     def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
         if h.kind == 'vector':
-            rate, beta1, beta2, c = h.lr * h.lr_1d_factor, h.vector1, h.vector2, g
-            correction1, correction2 = h.vector_correction1, h.vector_correction2
-        else:
-            rate, beta1, beta2, correction1, correction2 = h.lr, h.beta1, h.beta2, h.correction1, h.correction2
-            c = g + h.change * (g - s.last_grad)
-            c = c / norm(c).clamp(min=1)
-            s.last_grad.copy_(g)
-        s.exp_avg.lerp_(c, 1 - beta1)
-        if h.kind != 'vector' and h.mars_type == 'lion':
-            return rate * s.exp_avg.sign()
-        s.exp_avg_sq.lerp_(c.square(), 1 - beta2)
-        return rate * (s.exp_avg / correction1) / ((s.exp_avg_sq / correction2).sqrt() + h.eps)
-
-    @staticmethod
-    def finish(p: Tensor, d: Tensor, h: Any) -> Tensor:
-        return d + h.lr * (h.lr_1d_factor if h.kind == 'vector' else 1.0) * h.decay * p
+            return h.lr * step_of(g, s, h)
+        c = g + h.change * (g - s.last_grad)
+        c = c / norm(c).clamp(min=1)
+        s.last_grad.copy_(g)
+        return h.lr * (step_of(c, s, h) if h.mars_type == 'adamw' else s.exp_avg.lerp_(c, 1 - h.beta1).sign())

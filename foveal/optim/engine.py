@@ -48,6 +48,7 @@ class Optimizer(Fields, torch.optim.Optimizer):
     zeros: ClassVar[tuple[str, ...]] = ()  # states that begin as zeros of the parameter's shape
     zeros_if: ClassVar[dict[str, str]] = {}  # likewise, where an option is set: option -> state
     aside: ClassVar[tuple[str, ...]] = ()  # states that `update` does not take
+    constants: ClassVar[dict[str, Any]] = {}  # what `update` gets besides the options
     # 'coupled' (g + wd p), 'decoupled' (p - lr wd p), 'fixed' (p - wd p), 'added' (by `update` where it sees fit);
     # of the first and the last, decoupled_decay and corrected_weight_decay make the second. 'own': `update` does it all
     decay: ClassVar[str] = 'coupled'
@@ -82,15 +83,18 @@ class Optimizer(Fields, torch.optim.Optimizer):
 
     def decays(self, group: dict[str, Any]) -> str:
         """What `decay` comes to in a group."""
-        names = ('decoupled_decay', 'decoupled_weight_decay', 'corrected_weight_decay')
+        names = ('decoupled', 'decoupled_decay', 'decoupled_weight_decay', 'corrected_weight_decay')
         asked = any(group.get(name) for name in names)
         return 'decoupled' if asked and self.decay in ('coupled', 'added') else self.decay
 
     def complete(self, values: dict[str, Any]) -> None:
         """Checks the arguments against each other, and adds what follows from them to the groups' defaults."""
 
-    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
-        """Numbers, or constants in few variants, by group and step (from 1; a tensor where capturable) alone."""
+    def scalars(self, group: dict[str, Any], step: Any, kind: str) -> dict[str, Any]:
+        """Numbers, or constants in few variants, by group, step (from 1; a tensor where capturable) and kind alone.
+
+        They take the place of options: an `lr` or `weight_decay` among them is also what decoupled decay goes by.
+        """
         return {}
 
     def begin(self) -> None:
@@ -160,24 +164,22 @@ class Optimizer(Fields, torch.optim.Optimizer):
             if key not in known:
                 known[key] = self._formula(group, bucket, step)
             formula, numbers = known[key]
-            if not bucket.compiles:
-                bucket.run(formula, numbers)
-                continue
-            if (key, bucket.device) not in packed:
-                packed[key, bucket.device] = pack(numbers, bucket.device)
-            bucket.run(formula, packed[key, bucket.device])
+            place = key, bucket.device
+            if bucket.compiles and place not in packed:
+                packed[place] = pack(numbers, bucket.device)
+            bucket.run(formula, packed[place] if bucket.compiles else numbers)
 
     def _formula(self, group: dict[str, Any], bucket: Bucket, step: Any) -> tuple[Formula, list[Any]]:
         """What a bucket runs, and the numbers of this step in the formula's order."""
         values = {name: group[name] for name in self.fields if name not in Optimizer.fields}
         for i, beta in enumerate(values.pop('betas', None) or (), 1):
             values |= {f'beta{i}': beta, f'correction{i}': 1 - beta**step}
+        values |= {**self.constants, **self.scalars(group, step, bucket.kind)}
         decays = self.decays(group)
-        values['decay'] = values.pop('weight_decay') * (group['lr'] if decays == 'decoupled' else 1.0)
+        values['decay'] = values.pop('weight_decay') * (values['lr'] if decays == 'decoupled' else 1.0)
         if group['corrected_weight_decay']:
             values['decay'] = values['decay'] * group['lr'] / group['max_lr']
         values |= {'adds': decays == 'added', 'kind': bucket.kind, 'caution': group['caution']}
-        values |= self.scalars(group, step)
         floats = {name: value for name, value in values.items() if isinstance(value, float | Tensor)}
         constants = tuple(item for item in values.items() if item[0] not in floats)
         flags = group['caution'] and not self.masks, group['maximize'], group['stochastic_rounding']

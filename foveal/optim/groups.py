@@ -89,11 +89,8 @@ def layer_scales(model: nn.Module, layer_decay: float, min_scale: float = 0.0) -
         raise ValueError(f'layer_decay must be in (0, 1], got {layer_decay}')
     if not 0 <= min_scale <= 1:
         raise ValueError(f'min_scale must be in [0, 1], got {min_scale}')
-    depths = {
-        prefix + name: depth
-        for prefix, module in that_have(model, 'layer_depths')
-        for name, depth in module.layer_depths().items()
-    }
+    parts = that_have(model, 'layer_depths')
+    depths = {prefix + name: depth for prefix, part in parts for name, depth in part.layer_depths().items()}
     if not depths:
         raise ValueError(
             f'layer_decay needs to know how deep parameters are: give {type(model).__name__} a method layer_depths() '

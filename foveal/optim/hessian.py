@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foveal.optim.engine import Optimizer
+from foveal.optim.adam import Moments
 
 SEED = 2147483647
 
@@ -28,14 +28,13 @@ def hutchinson(params: Sequence[Tensor], samples: int, seed: int = SEED) -> list
     return total
 
 
-class HessianOptimizer(Optimizer):
+class HessianOptimizer(Moments):
     """Base: every few steps `diagonals` holds the Hessian's diagonal for each parameter that has a gradient."""
 
     _: KW_ONLY
     update_each: int = 1  # steps from one estimate to the next
     n_samples: int = 1  # random directions an estimate
     zeros = ('exp_avg', 'hessian')
-    decay = 'decoupled'
     second_order = True
     branches_on_step = True
 
@@ -57,9 +56,6 @@ class Adahessian(HessianOptimizer):
     """AdaHessian: Adam whose squares are those of the Hessian's diagonal (arXiv:2006.00719, algorithm 1)."""
 
     lr: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
     hessian_power: float = 1.0  # 1 divides by the root of the squares, less by less
     avg_conv_kernel: bool = False  # average over the positions of a kernel (out, in, height, width)
     zeros = ('exp_avg', 'exp_hessian_diag_sq')
@@ -89,9 +85,8 @@ class Sophia(HessianOptimizer):
 
     lr: float = 1e-3  # learning rate: the largest step of an element
     betas: tuple[float, float] = (0.96, 0.99)  # of the momentum and of the diagonal
-    gamma: float = 0.01  # the diagonal is divided by after this factor: less clips more
     eps: float = 1e-12  # least divisor
-    weight_decay: float = 0.0
+    gamma: float = 0.01  # the diagonal is divided by after this factor: less clips more
     _: KW_ONLY
     update_each: int = 10
 

@@ -96,7 +96,7 @@ class Kron(Optimizer):
     flatten_end_dim: int = -1  # the last
     stochastic_weight_decay: bool = False  # scale the decay of each step by a random number in [0, 2)
     deterministic: bool = False  # updates at regular steps with seeded numbers, the same from run to run
-    decay = 'own'
+    decay = 'decoupled'
     branches_on_step = True
     traits: ClassVar[dict[str, Traits]] = {'': Traits('tensors', compile=False, stack=0)}
 
@@ -133,9 +133,8 @@ class Kron(Optimizer):
         elif mode == 'one_diag' or (mode == 'smart_one_diag' and shape.count(longest) == 1):
             diagonal[len(shape) - 1 - shape[::-1].index(longest)] = True
         scale = group['precond_init_scale'] ** (1 / len(shape))
-        average, dtype = (
-            getattr(torch, group[name]) if group[name] else p.dtype for name in ('mu_dtype', 'precond_dtype')
-        )
+        given = group['mu_dtype'], group['precond_dtype']
+        average, dtype = (getattr(torch, name) if name else p.dtype for name in given)
         state = {'momentum_buffer': torch.zeros_like(p, dtype=average)}
         for dim, n in enumerate(shape):
             factor = torch.ones(n, dtype=dtype, device=p.device)
@@ -176,8 +175,9 @@ class Kron(Optimizer):
         improve(factors, g, v, group['precond_lr'])
         torch._foreach_copy_(stored, factors)
 
-    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
-        return {'correction': 1 - group['momentum'] ** step, 'decay_scale': group['decay_scale']}
+    def scalars(self, group: dict[str, Any], step: Any, kind: str) -> dict[str, Any]:
+        decay = group['weight_decay'] * group['decay_scale']
+        return {'correction': 1 - group['momentum'] ** step, 'weight_decay': decay}
 
     @staticmethod
     def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
@@ -188,7 +188,3 @@ class Kron(Optimizer):
             d = along(along(d, q, dim), q.mT if q.ndim > 1 else q, dim)
         d = d * (RMS / (d.square().mean().sqrt() + 1e-6)).clamp(max=1)
         return h.lr * d.reshape(p.shape)
-
-    @staticmethod
-    def finish(p: Tensor, d: Tensor, h: Any) -> Tensor:
-        return d + h.lr * h.decay * h.decay_scale * p

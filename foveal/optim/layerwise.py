@@ -30,7 +30,7 @@ class Lamb(Optimizer):
         gradients = [p.grad for group in self.param_groups for p in group['params'] if p.grad is not None]
         self.grad_norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
 
-    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
+    def scalars(self, group: dict[str, Any], step: Any, kind: str) -> dict[str, Any]:
         clip = group['max_grad_norm']
         return {
             **({} if group['bias_correction'] else {'correction1': 1.0, 'correction2': 1.0}),
@@ -69,8 +69,8 @@ class Lars(SGDW):
     decay = 'added'
     traits: ClassVar = {'': Traits('rows')}
 
-    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
-        return {**super().scalars(group, step), 'adapts': group['weight_decay'] != 0 or group['always_adapt']}
+    def scalars(self, group: dict[str, Any], step: Any, kind: str) -> dict[str, Any]:
+        return {**super().scalars(group, step, kind), 'adapts': group['weight_decay'] != 0 or group['always_adapt']}
 
     @staticmethod
     def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
@@ -105,7 +105,7 @@ class NvNovoGrad(Optimizer):
         names = ('exp_avg_sq', 'max_exp_avg_sq') if group['amsgrad'] else ('exp_avg_sq',)
         return {'exp_avg': torch.zeros_like(p), **{name: zero.clone() for name in names}}
 
-    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
+    def scalars(self, group: dict[str, Any], step: Any, kind: str) -> dict[str, Any]:
         beta1, beta2 = group['betas']
         return {'weight1': 1 - beta1 if group['grad_averaging'] else 1.0, 'weight2': 1 - beta2 * (step > 1)}
 

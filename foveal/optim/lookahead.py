@@ -10,14 +10,12 @@ SLOW = 'lookahead_slow_buff'
 
 
 class Lookahead(torch.optim.Optimizer):
-    """Every k steps, slow weights move a part of the way to the fast ones, which begin again from there.
+    """Every k steps, slow weights move the part alpha, in (0, 1], of the way to the fast ones, which begin again there.
 
     The slow weights begin where the fast ones are after the first k steps, not at the very start as in the paper.
 
     Groups and state are the wrapped optimizer's own, with the slow weights and `lookahead_alpha`, `lookahead_k` and
     `lookahead_step` among them, so that schedulers and checkpoints see one optimizer.
-
-    `alpha` is the part of the way, in (0, 1], `k` at least 1.
     """
 
     def __init__(self, base_optimizer: torch.optim.Optimizer, alpha: float = 0.5, k: int = 6) -> None:

@@ -40,15 +40,13 @@ class Muon(Optimizer):
     betas: tuple[float, float] = (0.9, 0.95)  # of the fallback; the second is AdaMuon's as well
     algo: Literal['muon', 'adamuon'] = 'muon'  # adamuon: over the root of a second moment of steps (arXiv:2507.11005)
     scale_eps: bool = False  # add sqrt(columns / rows) eps to the norm
-    decay = 'own'
+    decay = 'decoupled'
     # stacked, matrices of a shape share their products; a million elements fill any processor alone
     traits: ClassVar[dict[str, Traits]] = {'': Traits('tensors', compile=False, stack=2**20), 'fallback': Traits()}
 
     def complete(self, values: dict[str, Any]) -> None:
         if values['algo'] == 'adamuon' and values['adjust_lr_fn'] == 'original':
-            raise ValueError(
-                "adjust_lr_fn 'original' has no meaning for adamuon; legal are match_rms_adamw, rms_to_rms"
-            )
+            raise ValueError("adjust_lr_fn of adamuon is match_rms_adamw or rms_to_rms, it cannot be 'original'")
         polynomials(values['ns_coefficients'])
         if values['adamw_lr'] is not None:
             values['fallback_lr_scale'] = values['adamw_lr'] / values['lr']
@@ -64,10 +62,13 @@ class Muon(Optimizer):
             names = ['exp_avg', 'exp_avg_sq']
         return {name: torch.zeros_like(p) for name in names}
 
+    def scalars(self, group: dict[str, Any], step: Any, kind: str) -> dict[str, Any]:
+        return {'lr': group['lr'] * (group['fallback_lr_scale'] if kind == 'fallback' else 1.0)}
+
     @staticmethod
     def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
         if h.kind == 'fallback':
-            return h.lr * h.fallback_lr_scale * step_of(g, s, h, ahead=h.nesterov)
+            return h.lr * step_of(g, s, h, ahead=h.nesterov)
 
         s.momentum_buffer.lerp_(g, 1 - h.momentum)
         d = s.momentum_buffer.lerp(g, 1 - h.momentum) if h.nesterov else s.momentum_buffer
@@ -91,8 +92,3 @@ class Muon(Optimizer):
         else:
             scale = 0.2 if h.algo == 'adamuon' else 0.2 * max(rows, columns) ** 0.5
         return h.lr * (scale / positions**0.5 if h.normalize_spatial else scale) * d
-
-    @staticmethod
-    def finish(p: Tensor, d: Tensor, h: Any) -> Tensor:
-        rate = h.lr * h.fallback_lr_scale if h.kind == 'fallback' else h.lr
-        return d + rate * h.decay * p

@@ -40,18 +40,15 @@ adam:RAdamLegacy       | rectified Adam as it was before it came to torch  | rad
 adamp:AdamP            | Adam without growth of scale-invariant weights    | adamp/sn cadamp/snc
 adamp:SGDP             | SGD without growth of scale-invariant weights     | sgdp/n csgdp/nc
 adafactor:Adafactor    | Adam with a factored second moment                | adafactor cadafactor/cb
-adafactor:AdafactorBigVision | Adafactor for vision transformers, momentum in half precision \
-    | adafactorbv adafactorbvc/k cadafactorbv/c cadafactorbvc/ck
+adafactor:AdafactorBigVision | Adafactor, momentum in bf16 | adafactorbv adafactorbvc/k cadafactorbv/c cadafactorbvc/ck
 adam:AdaBelief         | Adam by the deviation from the expected gradient  | adabelief/R radabelief/r
-layerwise:Lamb         | LAMB: Adam scaled to the norm of each tensor \
-    | lamb lambc/t lambw/w lambcw/tw lambcd/wk clamb/c clambw/cw
-layerwise:Lars         | LARS: SGD scaled to the norm of each tensor       | lars larc/t nlars/n nlarc/nt
+layerwise:Lamb         | LAMB: Adam scaled by tensor norms | lamb lambc/t lambw/w lambcw/tw lambcd/wk clamb/c clambw/cw
+layerwise:Lars         | LARS: SGD scaled by tensor norms                  | lars larc/t nlars/n nlarc/nt
 sgd:Lion               | Lion: sign of the momentum                        | lion lionc/k clion/c clionc/ck
 layerwise:NvNovoGrad   | NovoGrad: Adam with one second moment a tensor    | novograd novogradw/w novogradc/wk
 squares:RMSpropTF      | RMSprop as in TensorFlow | rmsproptf/a rmsproptfw/aw rmsproptfc/awk crmsproptf/ac
 change:Adan            | Adan: momentum of the change of the gradient      | adan/P adanw/p cadan/cP cadanw/cp
-adam:Adopt             | ADOPT: Adam that converges with any beta2 \
-    | adopt adoptw/d adoptc/dk cadopt/c cadoptw/dc cadoptc/dck
+adam:Adopt             | ADOPT: Adam that suits any beta2 | adopt adoptw/d adoptc/dk cadopt/c cadoptw/dc cadoptc/dck
 adam:LaProp            | LaProp: momentum after the division               | laprop lapropc/k claprop/c
 squares:MADGRAD        | MADGRAD: dual averaging with momentum             | madgrad madgradw/w
 change:Mars            | MARS: variance-reduced AdamW or Lion              | mars cmars/c

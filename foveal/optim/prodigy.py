@@ -26,7 +26,7 @@ class Prodigy(Optimizer):
     growth_rate: float = float('inf')  # most that the estimate grows by in a step
     zeros = ('exp_avg', 'exp_avg_sq', 's')
     aside = ('s', 'p0')
-    decay = 'own'
+    decay = 'decoupled'
     branches_on_step = True
 
     def complete(self, values: dict[str, Any]) -> None:
@@ -75,16 +75,12 @@ class Prodigy(Optimizer):
         beta1, beta2 = group['betas']
         return (1 - beta2**step) ** 0.5 / (1 - beta1**step) if group['use_bias_correction'] else 1.0
 
-    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
+    def scalars(self, group: dict[str, Any], step: Any, kind: str) -> dict[str, Any]:
         rate = group['d_before'] * group['lr'] * self.correction(group, step)
-        return {'rate': rate, 'd': group['d'], 'd_before': group['d_before']}
+        return {'lr': rate, 'd': group['d'], 'd_before': group['d_before']}
 
     @staticmethod
     def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
         s.exp_avg.mul_(h.beta1).add_((1 - h.beta1) * h.d_before * g)
         s.exp_avg_sq.mul_(h.beta2).add_((1 - h.beta2) * (h.d_before * g).square())
-        return h.rate * s.exp_avg / (s.exp_avg_sq.sqrt() + h.d * h.eps)
-
-    @staticmethod
-    def finish(p: Tensor, d: Tensor, h: Any) -> Tensor:
-        return d + h.rate * h.decay * p
+        return h.lr * s.exp_avg / (s.exp_avg_sq.sqrt() + h.d * h.eps)

@@ -114,10 +114,8 @@ def get_optimizer_info(name: str) -> OptimInfo:
         takes = {key: p.default for key, p in inspect.signature(cls).parameters.items()}
     betas = 3 if 'ademamix' in name else len(takes.get('betas') or (0, 0))
     flags = {f'has_{option}': option in takes for option in ('eps', 'momentum', 'betas')}
-    second_order = getattr(cls, 'second_order', False)
-    return OptimInfo(
-        name, cls, entry.description, num_betas=betas, second_order=second_order, defaults={**entry.defaults}, **flags
-    )
+    flags['second_order'] = getattr(cls, 'second_order', False)
+    return OptimInfo(name, cls, entry.description, num_betas=betas, defaults={**entry.defaults}, **flags)
 
 
 def create_optimizer(

@@ -52,7 +52,7 @@ class ScheduleFree(Optimizer):
         group['weight_sum'] += weight
         group['share'] = weight / group['weight_sum'] if group['weight_sum'] else 0.0
 
-    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
+    def scalars(self, group: dict[str, Any], step: Any, kind: str) -> dict[str, Any]:
         return {'rate': group['rate'], 'share': group['share']}
 
 

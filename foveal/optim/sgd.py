@@ -23,7 +23,7 @@ class SGDW(Optimizer):
         if values['nesterov'] and (momentum <= 0 or dampening != 0):
             raise ValueError(f'nesterov needs momentum above 0 and dampening 0; they are {momentum} and {dampening}')
 
-    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
+    def scalars(self, group: dict[str, Any], step: Any, kind: str) -> dict[str, Any]:
         return {'weight': 1 - group['dampening'] * (step > 1)}
 
     @staticmethod

@@ -19,9 +19,7 @@ class RMSprop(Optimizer):
     centered: bool = False  # divide by the standard deviation instead
     zeros = ('square_avg',)
     zeros_if: ClassVar = {'momentum': 'momentum_buffer', 'centered': 'grad_avg'}
-
-    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
-        return {'eps_inside': False, 'lr_in_momentum': False}
+    constants: ClassVar = {'eps_inside': False, 'lr_in_momentum': False}
 
     @staticmethod
     def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
@@ -42,12 +40,10 @@ class RMSpropTF(RMSprop):
     eps: float = 1e-10  # added before the root
     decoupled_decay: bool = False
     lr_in_momentum: bool = True  # keep steps in the momentum, not divided gradients: rates then change gradually
+    constants: ClassVar = {'eps_inside': True}
 
     def init(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         return {**super().init(p, group), 'square_avg': torch.ones_like(p)}
-
-    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
-        return {'eps_inside': True}
 
 
 class Adadelta(Optimizer):
@@ -87,7 +83,7 @@ class MADGRAD(Optimizer):
         state = super().init(p, group)
         return state | {'x0': p.clone()} if group['momentum'] else state
 
-    def scalars(self, group: dict[str, Any], step: Any) -> dict[str, Any]:
+    def scalars(self, group: dict[str, Any], step: Any, kind: str) -> dict[str, Any]:
         return {'rate': (group['lr'] + group['eps']) * step**0.5}
 
     @staticmethod
