@@ -9,10 +9,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -21,8 +23,9 @@ from PIL import Image
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from foveal import create_model
+from foveal import cli, create_model
 from foveal.data import create_dataset, create_loader
+from foveal.data.stream import StreamSampler
 from foveal.engine import checkpoint, distributed
 from foveal.engine import train as training
 from foveal.engine.config import TrainConfig
@@ -473,3 +476,43 @@ def test_signals_outside_the_main_thread_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert found == [False]
+
+
+def test_a_run_on_a_stream_goes_on_from_the_block_that_it_stopped_in(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('foveal.data.stream.BLOCK', 8)
+    assert cli.main(f'data pack {config.data} {tmp_path}/packed --shard_size 16'.split()) == 0
+    system, images = fsspec.filesystem('memory'), len(list(Path(config.data, 'train').rglob('*.png')))
+    for shard in Path(tmp_path, 'packed').glob('*.tar'):  # without their indices, so that they are read in their order
+        system.pipe(f'/colours/{shard.name}', shard.read_bytes())
+    classes = tmp_path / 'classes.txt'
+    classes.write_text('\n'.join(sorted(path.name for path in Path(config.data, 'train').iterdir())))
+    config = replace(config, data='wds/', data_root='memory://colours', class_map=str(classes), epochs=2, batch_size=4)
+    config.train_num_samples = images
+    unbroken = replace(config, output=str(tmp_path / 'unbroken'))
+    train(unbroken)
+
+    original, read = training.update, []
+    walk = StreamSampler.walk
+
+    def counted(*args: Any) -> Iterator[Any]:
+        for found in walk(*args):
+            read.append(found)
+            yield found
+
+    def update(run: Any, *rest: Any) -> torch.Tensor:
+        if (run.epoch, run.step) == (1, 8):
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(run, *rest)
+
+    monkeypatch.setattr(training, 'update', update)
+    stopped = train(config)
+    assert (stopped.epoch, stopped.step) == (1, 9)
+    monkeypatch.setattr(StreamSampler, 'walk', counted)
+    monkeypatch.setattr(training, 'update', original)
+    monkeypatch.setattr(training, 'judge', lambda *_: None)
+    train(replace(config, resume='auto'))
+    assert equal(weights(Path(config.output)), weights(Path(unbroken.output)))
+    # what is left, and the block that was begun
+    assert 0 < len(read) <= images - 9 * 4 + 8

@@ -3,7 +3,7 @@
 import atexit
 import signal
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,26 +125,37 @@ class Loader:
         """Batches of a whole epoch on this rank."""
         return self.sampler.batches
 
-    def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """The next iteration gives this epoch's batches from number `start` on."""
+    def set_epoch(self, epoch: int, start: int = 0, marks: Iterable[Sequence[int]] = ()) -> None:
+        """The next iteration gives this epoch's batches from number `start` on.
+
+        Args:
+            epoch: Decides the order.
+            start: Batches of the epoch that are done.
+            marks: What `marks` gave at `start`, on any rank of any number; without, streams are read from the epoch's
+                begin on.
+        """
         self.sampler.epoch, self.sampler.start = epoch, start
         if isinstance(self.sampler, StreamSampler):
-            self.sampler.begins, self.sampler.seen = {}, {}
+            self.sampler.begins, self.sampler.seen = {lane: Mark(*mark) for lane, *mark in marks}, {}
         self.taken = start
+
+    def marks(self) -> list[list[int]]:
+        """Of a stream, where in its lanes this rank goes on after the batches that were taken; nothing of others."""
+        if not isinstance(self.sampler, StreamSampler):
+            return []
+        return [[lane, *mark] for lane, mark in self.sampler.marks(self.taken).items()]
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader is: after the batches that were taken from it. Plain numbers, for JSON."""
         sampler = self.sampler
-        state: dict[str, Any] = {
+        return {
             'epoch': sampler.epoch,
             'batch': self.taken,
             'seed': sampler.seed,
             'samples': sampler.count,
             'global_batch': sampler.batch_size * sampler.world_size,
+            'marks': self.marks(),
         }
-        if isinstance(sampler, StreamSampler):
-            state['marks'] = [[lane, *mark] for lane, mark in sampler.marks(self.taken).items()]
-        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The next iteration goes on from there: on any number of workers, and of ranks if the global batch is kept.
@@ -156,9 +167,7 @@ class Loader:
         for name in ('seed', 'samples', 'global_batch'):
             if state[name] != own[name]:
                 raise ValueError(f'the loader stopped with {name}={state[name]}, here it is {own[name]}')
-        self.set_epoch(state['epoch'], state['batch'])
-        if isinstance(self.sampler, StreamSampler):
-            self.sampler.begins = {lane: Mark(*mark) for lane, *mark in state['marks']}
+        self.set_epoch(state['epoch'], state['batch'], state['marks'])
 
     def __iter__(self) -> Iterator[Batch]:
         """Yields the batches of the epoch.

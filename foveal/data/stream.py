@@ -165,6 +165,9 @@ class StreamSampler:
         places = range(self.start * size + self.rank, self.batches * size, self.world_size)
         self.seen = {lane: [self.begins.get(lane, Mark())] for lane in self.own_lanes()}
         self.begins = {}
+        for lane, (mark,) in self.seen.items():
+            if mark.before > self.first(lane, self.start):
+                raise ValueError(f'the mark {tuple(mark)} of lane {lane} lies behind batch {self.start}')
         lanes = {lane: self.lane(lane, seen[0]) for lane, seen in self.seen.items()}
         batch: list[Item] = []
         for place in places:
@@ -181,12 +184,14 @@ class StreamSampler:
 
     def marks(self, batch: int) -> dict[int, Mark]:
         """Where to begin reading this rank's lanes for a batch."""
-        place = batch * self.batch_size * self.world_size
         found = dict(self.begins)
         for lane, seen in self.seen.items():
-            first = -(-(place - lane) // self.lanes)
-            found[lane] = max(mark for mark in seen if mark.before <= first)
+            found[lane] = max(mark for mark in seen if mark.before <= self.first(lane, batch))
         return found
+
+    def first(self, lane: int, batch: int) -> int:
+        """Number of the first sample of a lane that is taken from a batch on."""
+        return -(-(batch * self.batch_size * self.world_size - lane) // self.lanes)
 
     def lane(self, lane: int, begin: Mark) -> Iterator[tuple[int, Item]]:
         """The shuffled samples of a lane from the block at a mark on, each with its number."""

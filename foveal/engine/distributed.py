@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -86,6 +87,15 @@ def total(values: torch.Tensor) -> torch.Tensor:
     """The sum of a tensor over all processes."""
     if dist.is_initialized():
         dist.all_reduce(values)
+    return values
+
+
+def gather(value: Any) -> list[Any]:
+    """A value of every process, in the order of ranks."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
     return values
 
 

@@ -49,6 +49,7 @@ class Run:
         global_batch: Images an update, over all processes.
         epoch: Epochs done.
         step: Updates done in the current epoch.
+        marks: Where the loaders of all processes go on reading a stream after them, when that was last asked.
         losses: Mean loss of each of those updates, on this process; NaN of those that were skipped.
         history: One row an epoch done.
         best: Best value of the configuration's metric so far.
@@ -70,6 +71,7 @@ class Run:
     global_batch: int
     epoch: int = 0
     step: int = 0
+    marks: list[list[int]] = field(default_factory=list)
     losses: list[torch.Tensor] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     best: float | None = None
@@ -125,6 +127,7 @@ class Run:
             'scaler': self.scaler.state_dict(),
             'global_batch': self.global_batch,
             'step': self.step,
+            'marks': self.marks,
             'history': self.history,
             'best': self.best,
             'skipped': self.skipped,
@@ -166,7 +169,7 @@ class Run:
         if self.scheduler:
             self.scheduler.load_state_dict(state['scheduler'])
         self.scaler.load_state_dict(state['scaler'])
-        self.epoch, self.step = saved.header['epoch'], state['step']
+        self.epoch, self.step, self.marks = saved.header['epoch'], state['step'], state.get('marks', [])
         losses = saved.extra.get(checkpoint.LOSSES)
         self.losses = [] if losses is None else list(losses.to(next(self.model.parameters()).device))
         self.history, self.best = state['history'], state['best']

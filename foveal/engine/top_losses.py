@@ -4,9 +4,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+
+from foveal.engine import distributed
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,7 @@ class TopLosses:
     def compute(self) -> list[Mistake]:
         """The worst first; under torchrun of all processes."""
         rows = [Mistake(*row) for row in zip(*(column.tolist() for column in self.kept), strict=True)]
-        every = [rows]
-        if dist.is_initialized():
-            every = [[] for _ in range(dist.get_world_size())]
-            dist.all_gather_object(every, rows)
-        return largest([row for rows in every for row in rows], self.keep)
+        return largest([row for rows in distributed.gather(rows) for row in rows], self.keep)
 
 
 def largest(rows: list[Mistake], keep: int) -> list[Mistake]:

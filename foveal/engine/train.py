@@ -128,7 +128,7 @@ def epochs(
         is_best = found is not None and is_better(row[config.metric], run.best, config.metric)
         run.best = row[config.metric] if is_best else run.best
         run.history.append(row)
-        run.epoch, run.step, run.losses = run.epoch + 1, 0, []
+        run.epoch, run.step, run.losses, run.marks = run.epoch + 1, 0, [], []
         if run.scheduler:
             column = 'val_loss' if config.sched_options.get('plateau_mode') == 'min' else f'val_{run.goal.metric}'
             run.scheduler.step(run.epoch, row.get(column))
@@ -163,7 +163,7 @@ def train_epoch(
     """Makes the rest of the epoch's updates; False where a signal ended it early, after saving."""
     accum = run.config.grad_accum
     updates = updates_per_epoch(loader, accum)
-    loader.set_epoch(run.epoch, run.step * accum)
+    loader.set_epoch(run.epoch, run.step * accum, run.marks)
     batches = iter(loader)
     mix = get_ready(run, task, process)
     guard = Guard(run, loader, process)
@@ -184,6 +184,7 @@ def train_epoch(
                 writer.wait()
                 make_again(run, task, loader, mix, process, guard, output, wrong)
             if (told or due) and run.step < updates:
+                run.marks = [mark for marks in distributed.gather(loader.marks()) for mark in marks]
                 save_within_epoch(run, output, process, writer)
             if told and run.step < updates:
                 return False

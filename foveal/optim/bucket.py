@@ -54,6 +54,8 @@ class Bucket:
         self.strides = [local(p).stride() for p in params]
         self.sizes = [t.numel() for t in self.pieces]
         self.p = self.stack(self.pieces)
+        self.layout = self.p.shape, self.p.stride()
+        self.parts = list(self.split(self.p)) if len(members) > 1 else []
         self.tensors = [self.keep(name) for name in names]
         self.seen = [[state[name] for name in names] for state in states]
         self.pointers = [p.data_ptr() for p in params]
@@ -86,15 +88,18 @@ class Bucket:
         for i, (g, stride) in enumerate(zip(parts, self.strides, strict=True)):
             if g.stride() != stride or g.dtype != self.gradient_dtype:  # in the parameter's order of memory
                 parts[i] = torch.empty_strided(g.shape, stride, dtype=self.gradient_dtype, device=g.device).copy_(g)
+        if len(parts) == 1:
+            return parts[0].as_strided(*self.layout)
         if self.sees != 'tensors':
-            parts = [g.as_strided((size,), (1,)) for g, size in zip(parts, self.sizes, strict=True)]
+            flat = zip(parts, self.sizes, strict=True)
+            parts = [g if g.ndim == 1 else g.as_strided((size,), (1,)) for g, size in flat]
         return self.stack(parts)
 
-    def stack(self, tensors: list[Tensor]) -> Tensor:
+    def stack(self, tensors: list[Tensor], out: Tensor | None = None) -> Tensor:
         """Views as the one tensor that the update gets; shares the memory of a single one."""
         if self.sees == 'elements' and not self.loose:
-            return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-        return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
+            return tensors[0] if len(tensors) == 1 else torch.cat(tensors, out=out)
+        return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors, out=out)
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         """The other way round: views of the single tensors."""
@@ -126,12 +131,11 @@ class Bucket:
             self.formula = formula
             self.advance = compiled(formula, self.plain(), self.variant()) if self.compiles else program(formula)
         assert self.advance
-        if len(self.params) == 1:
-            self.advance(self.p, self.gradients(), self.tensors, numbers)
-            return
-        p = self.stack(self.pieces)
-        self.advance(p, self.gradients(), self.tensors, numbers)
-        torch._foreach_copy_(self.pieces, list(self.split(p)))
+        if self.parts:
+            self.stack(self.pieces, self.p)
+        self.advance(self.p, self.gradients(), self.tensors, numbers)
+        if self.parts:
+            torch._foreach_copy_(self.pieces, self.parts)
 
 
 def buckets(

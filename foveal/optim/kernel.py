@@ -37,7 +37,7 @@ def kernel(
     Returns:
         Its equal for all tensors of this rank, these dtypes and this order of memory, whatever their sizes.
     """
-    import torch._inductor
+    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -54,7 +54,15 @@ def kernel(
     work = torch.promote_types(p.dtype, torch.float32)
     prepare = hoist(graph, 2, work)
     inputs = [node.meta['val'] for node in graph.graph.nodes if node.op == 'placeholder']
-    run = torch._inductor.compile(graph, inputs, {'cpp.threads': threads(p), 'cpp.min_chunk_size': 1})
+    made: list[Any] = []
+
+    def keep(*args: Any, **options: Any) -> Any:
+        made.append(compile_fx_inner(*args, **options))
+        return made[-1]
+
+    options = {'cpp.threads': threads(p), 'cpp.min_chunk_size': 1}
+    compile_fx(graph, inputs, keep, options)
+    (run,) = (code.current_callable for code in made)
     if any(size.is_number for size in sizes.replacements.values()):
         raise ValueError('the formula depends on the sizes it was traced with')
     last: tuple[Any, Any] = None, None
@@ -63,7 +71,8 @@ def kernel(
         nonlocal last
         if last[0] is not numbers:
             last = numbers, prepare(numbers)
-        run(p, g, last[1], *states)
+        run([p, g, last[1], *states])
+        torch.autograd.graph.increment_version(p)
 
     return step
 
