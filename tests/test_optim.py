@@ -50,9 +50,11 @@ def test_joined_equals_one_by_one(name: str) -> None:
 
 
 @pytest.mark.skipif(not can_compile('cpu'), reason='no C++ compiler')
-@pytest.mark.parametrize(('name', 'foreach'), [('cadamw', None), ('lamb', False), ('sgdp', False)])
-def test_compiled_equals_eager(name: str, foreach: bool | None) -> None:
-    shapes = [*SHAPES, (65,), (65,), (1000,), (333, 7), (20, 20)]  # one kernel for all of a rank, larger than 64
+@pytest.mark.parametrize('name', ['cadamw', 'lamb', 'sgdp', 'adafactor'])
+def test_compiled_equals_eager(name: str) -> None:
+    foreach = None if name == 'cadamw' else False
+    # larger than 64, for a kernel for all of a rank
+    shapes = [*SHAPES, (65,), (65,), (1000,), (333, 7), (20, 20), (64, 24), (96, 20)]
     fast, slow = parameters(shapes), parameters(shapes)
     a = train(create_optimizer(fast, name, lr=0.01, weight_decay=0.1, compile=True, foreach=foreach), fast)
     b = train(create_optimizer(slow, name, lr=0.01, weight_decay=0.1, compile=False), slow)
@@ -74,6 +76,35 @@ def test_a_kernel_is_not_used_for_sizes_that_it_has_taken_for_constants() -> Non
     train(PerElement(params, compile=True, foreach=False), params, steps=1)
     for p, start in zip(params, before, strict=True):
         assert torch.allclose(p, start - 0.1 * p.grad / len(p), rtol=0, atol=1e-7)  # type: ignore[operator]
+
+
+@pytest.mark.skipif(not can_compile('cpu'), reason='no C++ compiler')
+def test_sizes_that_take_another_course_get_another_kernel() -> None:
+    class Parity(optim.Optimizer):
+        lr: float = 0.1
+        weight_decay: float = 0.0
+
+        @staticmethod
+        def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
+            return h.lr * g if p.shape[0] % 2 == 0 else 2 * h.lr * g
+
+    params = parameters([(100,), (101,), (200,), (301,)])
+    before = [p.detach().clone() for p in params]
+    train(Parity(params, compile=True, foreach=False), params, steps=1)
+    for p, start in zip(params, before, strict=True):
+        assert torch.allclose(p, start - 0.1 * (1 + len(p) % 2) * p.grad, rtol=0, atol=1e-7)  # type: ignore[operator]
+
+
+@pytest.mark.skipif(not can_compile('cpu'), reason='no C++ compiler')
+def test_a_step_between_forward_and_backward_is_noticed() -> None:
+    (p,) = params = parameters([(100,)])
+    p.grad = torch.ones_like(p)
+    optimizer = optim.Lion(params, compile=True)
+    optimizer.step()
+    loss = p.square().sum()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match='modified by an inplace operation'):
+        loss.backward()
 
 
 @pytest.mark.skipif(not can_compile('cpu'), reason='no C++ compiler')

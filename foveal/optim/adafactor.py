@@ -53,8 +53,8 @@ class Adafactor(Optimizer):
     def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
         square, dims = g * g, tuple(int(dim) + 1 for dim in h.kind.split()[1:])
         if dims:
-            rows = s.exp_avg_sq_row.lerp_(square.mean(dims[1]) + h.eps, h.weight2).unsqueeze(dims[1])
-            columns = s.exp_avg_sq_col.lerp_(square.mean(dims[0]) + h.eps, h.weight2).unsqueeze(dims[0])
+            rows = s.exp_avg_sq_row.lerp_(average(square, dims[1]) + h.eps, h.weight2).unsqueeze(dims[1])
+            columns = s.exp_avg_sq_col.lerp_(average(square, dims[0]) + h.eps, h.weight2).unsqueeze(dims[0])
             d = by_factors(g, rows, columns, dims, h.clip_threshold, rate(p, h))
         else:
             d = by_squares(g, s.exp_avg_sq.lerp_(square + h.eps, h.weight2), h.clip_threshold, rate(p, h))
@@ -63,6 +63,15 @@ class Adafactor(Optimizer):
     @staticmethod
     def finish(p: Tensor, d: Tensor, h: Any) -> Tensor:
         return d + rate(p, h) * h.decay * p
+
+
+def average(x: Tensor, dim: int) -> Tensor:
+    """Mean over a dimension. Sums of pieces come first where it is not the last: memory is then read in its order."""
+    n = x.shape[dim]
+    for piece in (32, 8):
+        if dim + 1 < x.ndim and n > piece and n % piece == 0:
+            return x.unflatten(dim, (n // piece, piece)).sum(dim + 1).sum(dim) / n
+    return x.mean(dim)
 
 
 def by_factors(g: Tensor, rows: Tensor, columns: Tensor, dims: Sequence[int], limit: Any, rate: Any = 1.0) -> Tensor:
@@ -81,7 +90,7 @@ def by_factors(g: Tensor, rows: Tensor, columns: Tensor, dims: Sequence[int], li
 
 def by_squares(g: Tensor, squares: Tensor, limit: Any, rate: Any = 1.0) -> Tensor:
     """Likewise by a full second moment."""
-    d = g * inverse_root(squares)
+    d = g * squares.rsqrt()
     return rate * d if limit is None else rate / (rms(d) / limit).clamp(min=1.0) * d
 
 
@@ -156,8 +165,8 @@ class AdafactorBigVision(Optimizer):
     def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
         square, dims = g * g, tuple(int(dim) + 1 for dim in h.kind.split()[1:])
         if dims:
-            rows = s.exp_avg_sq_r.lerp_(square.mean(dims[1], keepdim=True) + h.floor, 1 - h.beta2)
-            columns = s.exp_avg_sq_c.lerp_(square.mean(dims[0], keepdim=True) + h.floor, 1 - h.beta2)
+            rows, columns = (average(square, dim).unsqueeze(dim) + h.floor for dim in reversed(dims))
+            rows, columns = s.exp_avg_sq_r.lerp_(rows, 1 - h.beta2), s.exp_avg_sq_c.lerp_(columns, 1 - h.beta2)
             d = by_factors(g, rows, columns, dims, h.clipping_threshold)
         else:
             d = by_squares(g, s.exp_avg_sq.lerp_(square + h.floor, 1 - h.beta2), h.clipping_threshold)

@@ -112,11 +112,9 @@ def momentum_schedule(beta1: float, decay: float, step: int) -> tuple[float, flo
 
 
 def rectification(beta1: float, beta2: float, step: Any) -> tuple[Any, Any]:
-    """Whether the second moment can be relied upon at a step, and the factor of the step (arXiv:1908.03265, sec. 3).
+    """Whether the second moment can be relied upon at a step, 1.0 or 0.0, and a factor (arXiv:1908.03265, sec. 3).
 
-    Returns:
-        1.0 or 0.0, and the factor for what is divided by the root of the uncorrected second moment, or for the
-        momentum alone.
+    The latter is of what is divided by the root of the uncorrected second moment, or of the momentum alone.
     """
     longest = 2 / (1 - beta2) - 1
     length = longest - 2 * step * beta2**step / (1 - beta2**step)

@@ -1,5 +1,6 @@
 """AdamP and SGDP: momentum that does not grow scale-invariant weights (arXiv:2006.08217)."""
 
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 from foveal.optim.adam import Moments, step_of
 from foveal.optim.engine import Optimizer, Traits
 from foveal.optim.program import cautious
+
+total = partial(torch.sum, dim=1, keepdim=True)  # over the channels, (k, channels, 1) to (k, 1, 1)
 
 
 def project(p: Tensor, g: Tensor, d: Tensor, h: Any) -> tuple[Tensor, Any]:
@@ -47,11 +50,6 @@ def project(p: Tensor, g: Tensor, d: Tensor, h: Any) -> tuple[Tensor, Any]:
 def dot(x: Tensor, y: Tensor) -> Tensor:
     """Scalar products over the last dimension, which stays."""
     return (x * y).sum(-1, keepdim=True)
-
-
-def total(x: Tensor) -> Tensor:
-    """Sums over the channels, (k, channels, 1) to (k, 1, 1)."""
-    return x.sum(1, keepdim=True)
 
 
 def orthogonal(xx: Tensor, xy: Tensor, yy: Tensor, n: Any, h: Any) -> Tensor:

@@ -16,12 +16,7 @@ Member = tuple[Tensor, dict[str, Any]]  # a parameter and its state
 
 def dense(t: Tensor) -> bool:
     """Whether the elements of a tensor fill one piece of memory, in whatever order of dimensions."""
-    expected = 1
-    for stride, size in sorted((st, sz) for st, sz in zip(t.stride(), t.shape, strict=True) if sz != 1):
-        if stride != expected:
-            return False
-        expected *= size
-    return True
+    return torch.empty_like(t, device='meta').stride() == t.stride()  # which are kept just then
 
 
 def local(t: Tensor) -> Tensor:
@@ -57,7 +52,7 @@ class Bucket:
         self.layout = self.p.shape, self.p.stride()
         self.parts = list(self.split(self.p)) if len(members) > 1 else []
         self.tensors = [self.keep(name) for name in names]
-        self.seen = [[state[name] for name in names] for state in states]
+        self.seen = [(state, name, state[name]) for state in states for name in names]
         self.pointers = [p.data_ptr() for p in params]
         self.device = self.p.device
         self.compiles = False
@@ -66,10 +61,8 @@ class Bucket:
 
     def current(self) -> bool:
         """Whether the tensors are still those seen when the bucket was made."""
-        for p, pointer, state, seen in zip(self.params, self.pointers, self.states, self.seen, strict=True):
-            if p.data_ptr() != pointer or any(state[name] is not t for name, t in zip(self.names, seen, strict=True)):
-                return False
-        return True
+        there = [p.data_ptr() for p in self.params] == self.pointers
+        return there and all(state[name] is t for state, name, t in self.seen)
 
     def view(self, t: Tensor, p: Tensor) -> Tensor:
         """A parameter or one of its states as the update sees it before stacking, in the same memory."""

@@ -58,7 +58,7 @@ class Optimizer(Fields, torch.optim.Optimizer):
     masks: ClassVar[bool] = False  # `update` applies the cautious mask itself, by h.caution
 
     def start(self, params: Any, **values: Any) -> None:  # type: ignore[override]
-        self._plans: dict[int, tuple[list[Tensor], list[Bucket]]] = {}
+        self._plans: dict[int, tuple[list[Tensor], list[list[Bucket]]]] = {}
         self._formulas: dict[Formula, Formula] = {}
         self.complete(values)
         torch.optim.Optimizer.__init__(self, params, values)
@@ -122,12 +122,11 @@ class Optimizer(Fields, torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for p in (p for group in self.param_groups for p in group['params']):
-            if p.grad is not None and p.grad.is_sparse:
-                raise RuntimeError(f'{type(self).__name__} does not take sparse gradients')
+        moving = [[p for p in group['params'] if p.grad is not None and p.numel()] for group in self.param_groups]
+        if any(p.grad.is_sparse for params in moving for p in params):
+            raise RuntimeError(f'{type(self).__name__} does not take sparse gradients')
         self.begin()
-        for index, group in enumerate(self.param_groups):
-            params = [p for p in group['params'] if p.grad is not None and p.numel()]
+        for index, (group, params) in enumerate(zip(self.param_groups, moving, strict=True)):
             if params:
                 self._count(params, group)
                 self.prepare(group, params)
@@ -155,22 +154,14 @@ class Optimizer(Fields, torch.optim.Optimizer):
         return p.detach().to(device=device, dtype=dtype)
 
     def _run(self, index: int, group: dict[str, Any], params: list[Tensor]) -> None:
-        batches = self._buckets(index, group, params)
-        known: dict[Any, tuple[Formula, list[Any]]] = {}
-        packed: dict[Any, Tensor] = {}
-        for bucket in batches:
-            step = bucket.states[0]['step']
-            key = (bucket.kind, bucket.names, step)
-            if key not in known:
-                known[key] = self._formula(group, bucket, step)
-            formula, numbers = known[key]
-            place = key, bucket.device
-            if bucket.compiles and place not in packed:
-                packed[place] = pack(numbers, bucket.device)
-            bucket.run(formula, packed[place] if bucket.compiles else numbers)
+        for first, *rest in self._plan(index, group, params):
+            formula, numbers = self._formula(group, first)
+            for bucket in (first, *rest):
+                bucket.run(formula, numbers)
 
-    def _formula(self, group: dict[str, Any], bucket: Bucket, step: Any) -> tuple[Formula, list[Any]]:
+    def _formula(self, group: dict[str, Any], bucket: Bucket) -> tuple[Formula, Any]:
         """What a bucket runs, and the numbers of this step in the formula's order."""
+        step = bucket.states[0]['step']
         values = {name: group[name] for name in self.fields if name not in Optimizer.fields}
         for i, beta in enumerate(values.pop('betas', None) or (), 1):
             values |= {f'beta{i}': beta, f'correction{i}': 1 - beta**step}
@@ -185,30 +176,33 @@ class Optimizer(Fields, torch.optim.Optimizer):
         flags = group['caution'] and not self.masks, group['maximize'], group['stochastic_rounding']
         decays = 'decoupled' if decays == 'fixed' else decays
         formula = Formula(type(self), bucket.names, tuple(floats), constants, decays, *flags)
-        return self._formulas.setdefault(formula, formula), list(floats.values())
+        numbers = pack(floats.values(), bucket.device) if bucket.compiles else list(floats.values())
+        return self._formulas.setdefault(formula, formula), numbers
 
-    def _buckets(self, index: int, group: dict[str, Any], params: list[Tensor]) -> list[Bucket]:
-        """The group's buckets, made anew where parameters, state or gradients are other ones than last time."""
-        past, batches = self._plans.get(index, ([], []))
+    def _plan(self, index: int, group: dict[str, Any], params: list[Tensor]) -> list[list[Bucket]]:
+        """The group's buckets, together where formula and numbers are the same; made anew for other tensors."""
+        past, plan = self._plans.get(index, ([], []))
         same = len(past) == len(params) and all(map(operator.is_, past, params))
-        if same and all(bucket.current() for bucket in batches):
-            return batches
+        if same and all(bucket.current() for alike in plan for bucket in alike):
+            return plan
         size = sum(p.numel() for g in self.param_groups for p in g['params'])
         rows, unseen = [], NOT_HANDED.union(self.aside)
         for p in params:
             kind, state = self.kind(p, group), self.state[p]
             rows.append((p, state, tuple(name for name in state if name not in unseen), kind))
         traits = {kind: self._traits(kind, group) for kind in {row[3] for row in rows}}
-        batches = buckets([(*row, traits[row[3]]) for row in rows], group['foreach'] is not False)
-        for bucket in batches:
+        batches: dict[Any, list[Bucket]] = {}
+        for bucket in buckets([(*row, traits[row[3]]) for row in rows], group['foreach'] is not False):
             wish = size >= COMPILE_FROM if group['compile'] is None else group['compile']
             able = not bucket.loose and traits[bucket.kind].compile and can_compile(bucket.device.type)
             # on a CPU, what takes no time is not worth a compilation, nor are stacks with structure, which are small
             stacked = bucket.sees == 'tensors' and len(bucket.params) > 1
             worth = bucket.device.type == 'cuda' or (bucket.p.numel() > TINY and not stacked)
             bucket.compiles = bool(wish and able and worth)
-        self._plans[index] = params, batches
-        return batches
+            key = bucket.kind, bucket.names, float(bucket.states[0]['step']), bucket.device, bucket.compiles
+            batches.setdefault(key, []).append(bucket)
+        self._plans[index] = params, list(batches.values())
+        return self._plans[index][1]
 
     def _traits(self, kind: str, group: dict[str, Any]) -> Traits:
         traits = self.traits[kind.partition(' ')[0]]

@@ -29,52 +29,54 @@ def threads(p: Tensor) -> int:
     return torch.get_num_threads() if p.numel() > ONE_THREAD else 1
 
 
-def kernel(
-    advance: Callable[..., None], p: Tensor, g: Tensor, states: Sequence[Tensor], numbers: Tensor
-) -> Callable[..., None]:
-    """Compiles a `foveal.optim.program.program` by examples of what it gets.
+class Kernel:
+    """A `foveal.optim.program.program` compiled by examples of what it gets.
 
-    Returns:
-        Its equal for all tensors of this rank, these dtypes and this order of memory, whatever their sizes.
+    It is for all tensors of their rank, dtypes and order of memory whose sizes take the same course through it.
     """
-    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
-    from torch._subclasses import FakeTensorMode
-    from torch.fx.experimental.proxy_tensor import make_fx
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-    def flat(p: Tensor, g: Tensor, numbers: Tensor, *states: Tensor) -> None:
-        advance(p, g, states, numbers)
+    def __init__(self, advance: Callable[..., None], p: Tensor, g: Tensor, states: Sequence[Tensor], numbers: Tensor):
+        from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+        from torch._subclasses import FakeTensorMode
+        from torch.fx.experimental.proxy_tensor import make_fx
+        from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-    sizes = ShapeEnv(duck_shape=False)  # those that happen to be equal here stay two
-    mode = FakeTensorMode(shape_env=sizes)
-    # own memory each, so that none of these counts as a view of another
-    examples = [mode.from_tensor(torch.empty_like(t), static_shapes=t is numbers) for t in (p, g, numbers, *states)]
-    decompositions = {aten.lerp.Tensor: between}
-    graph = make_fx(torch.func.functionalize(flat), decompositions, tracing_mode='symbolic')(*examples)
-    work = torch.promote_types(p.dtype, torch.float32)
-    prepare = hoist(graph, 2, work)
-    inputs = [node.meta['val'] for node in graph.graph.nodes if node.op == 'placeholder']
-    made: list[Any] = []
+        def flat(p: Tensor, g: Tensor, numbers: Tensor, *states: Tensor) -> None:
+            advance(p, g, states, numbers)
 
-    def keep(*args: Any, **options: Any) -> Any:
-        made.append(compile_fx_inner(*args, **options))
-        return made[-1]
+        sizes = ShapeEnv(duck_shape=False)  # those that happen to be equal here stay two
+        mode = FakeTensorMode(shape_env=sizes)
+        # own memory each, so that none of these counts as a view of another
+        examples = [mode.from_tensor(torch.empty_like(t), static_shapes=t is numbers) for t in (p, g, numbers, *states)]
+        several: Any = (size for t in (*examples[:2], *examples[3:]) for size in t.shape if type(size) is torch.SymInt)
+        self.symbols = [size.node.expr for size in several]
+        decompositions = {aten.lerp.Tensor: between}
+        graph = make_fx(torch.func.functionalize(flat), decompositions, tracing_mode='symbolic')(*examples)
+        self.prepare = hoist(graph, 2, torch.promote_types(p.dtype, torch.float32))
+        inputs = [node.meta['val'] for node in graph.graph.nodes if node.op == 'placeholder']
+        made: list[Any] = []
 
-    options = {'cpp.threads': threads(p), 'cpp.min_chunk_size': 1}
-    compile_fx(graph, inputs, keep, options)
-    (run,) = (code.current_callable for code in made)
-    if any(size.is_number for size in sizes.replacements.values()):
-        raise ValueError('the formula depends on the sizes it was traced with')
-    last: tuple[Any, Any] = None, None
+        def keep(*args: Any, **options: Any) -> Any:  # what inductor makes, without what is made around it
+            made.append(compile_fx_inner(*args, **options))
+            return made[-1]
 
-    def step(p: Tensor, g: Tensor, states: Sequence[Tensor], numbers: Tensor) -> None:
-        nonlocal last
-        if last[0] is not numbers:
-            last = numbers, prepare(numbers)
-        run([p, g, last[1], *states])
+        compile_fx(graph, inputs, keep, {'cpp.threads': threads(p)})
+        (self.run,) = (code.current_callable for code in made)
+        if any(size.is_number for size in sizes.replacements.values()):
+            raise ValueError('the formula depends on the sizes it was traced with')
+        self.conditions = [guard.expr for guard in sizes.guards]
+        self.last: tuple[Any, Any] = None, None
+
+    def fits(self, p: Tensor, states: Sequence[Tensor]) -> bool:
+        """Whether the kernel is right for these sizes too."""
+        values = dict(zip(self.symbols, (size for t in (p, p, *states) for size in t.shape if size != 1), strict=True))
+        return all(condition.subs(values) for condition in self.conditions)
+
+    def __call__(self, p: Tensor, g: Tensor, states: Sequence[Tensor], numbers: Tensor) -> None:
+        if self.last[0] is not numbers:
+            self.last = numbers, self.prepare(numbers)
+        self.run([p, g, self.last[1], *states])
         torch.autograd.graph.increment_version(p)
-
-    return step
 
 
 def hoist(module: fx.GraphModule, index: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

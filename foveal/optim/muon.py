@@ -9,8 +9,6 @@ from foveal.optim.adam import step_of
 from foveal.optim.engine import Optimizer, Traits
 from foveal.optim.newton_schulz import orthogonalize, polynomials
 
-MIN_SIDE = 4  # narrower matrices gain nothing
-
 
 class Muon(Optimizer):
     """Muon: the momentum of a matrix with its singular values set to one.
@@ -54,7 +52,7 @@ class Muon(Optimizer):
     def kind(self, p: Tensor, group: dict[str, Any]) -> str:
         if p.ndim < 2 or group.get('use_fallback') or 1 in p.shape[:2]:
             return 'fallback'
-        return '' if min(p.shape[0], p[0].numel()) >= MIN_SIDE else 'fallback'
+        return '' if min(p.shape[0], p[0].numel()) >= 4 else 'fallback'  # narrower matrices gain nothing
 
     def init(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         names = ['momentum_buffer'] + ['exp_avg_sq'] * (group['algo'] == 'adamuon')
@@ -85,10 +83,6 @@ class Muon(Optimizer):
             else:
                 d = d / (s.exp_avg_sq.sqrt() + h.eps)
                 d = d / d.square().mean(tuple(range(1, d.ndim)), keepdim=True).sqrt()
-        if h.adjust_lr_fn == 'original':
-            scale = max(1.0, rows / columns) ** 0.5
-        elif h.adjust_lr_fn == 'rms_to_rms':
-            scale = (rows / columns) ** 0.5
-        else:
-            scale = 0.2 if h.algo == 'adamuon' else 0.2 * max(rows, columns) ** 0.5
+        scales = {'original': max(1.0, rows / columns) ** 0.5, 'rms_to_rms': (rows / columns) ** 0.5}
+        scale = scales.get(h.adjust_lr_fn, 0.2 if h.algo == 'adamuon' else 0.2 * max(rows, columns) ** 0.5)
         return h.lr * (scale / positions**0.5 if h.normalize_spatial else scale) * d

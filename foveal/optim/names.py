@@ -4,19 +4,12 @@ from typing import Any, NamedTuple
 
 
 class Entry(NamedTuple):
-    """What a name stands for.
+    """What a name stands for."""
 
-    Attributes:
-        target: A class, or `module:Class`; without a dot the module is one of `foveal.optim`.
-        description: One line.
-        defaults: Options that the name stands for.
-        takes: Arguments of a class that cannot be imported everywhere.
-    """
-
-    target: Any
-    description: str
-    defaults: dict[str, Any]
-    takes: tuple[str, ...] = ()
+    target: Any  # a class, or `module:Class`; without a dot the module is one of `foveal.optim`
+    description: str  # one line
+    defaults: dict[str, Any]  # options that the name stands for
+    takes: tuple[str, ...] = ()  # arguments of a class that cannot be imported everywhere
 
 
 # A row a class: what it is, and its names, each followed by letters for the options that it stands for. In the names a

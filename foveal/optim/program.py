@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from foveal.optim.kernel import kernel
+from foveal.optim.kernel import Kernel
 
 Advance = Callable[[Tensor, Tensor, Sequence[Tensor], Any], None]
 
@@ -115,12 +115,10 @@ def program(formula: Formula) -> Advance:
 
 @cache
 def compiled(formula: Formula, plain: bool, variant: tuple[Any, ...]) -> Advance:  # noqa: ARG001
-    """`program` in kernels, compiled over the first tensors that it gets.
+    """`program` in kernels, compiled over the first tensors that they get.
 
-    Args:
-        formula: What to compile.
-        plain: Whether one kernel serves all tensors of the variant.
-        variant: What tensors differ in that share no kernel (dtypes, rank); none meets dynamo's limit of versions.
+    `variant` is what tensors differ in that share no kernel (dtypes, rank), so that none meets dynamo's limit of
+    versions; where it is `plain`, a kernel serves all sizes that take the same course.
     """
     advance = program(formula)
     assert isinstance(advance, types.FunctionType)
@@ -128,19 +126,28 @@ def compiled(formula: Formula, plain: bool, variant: tuple[Any, ...]) -> Advance
     code = advance.__code__.replace(co_name=f'{formula.algorithm.__name__}_{len(_names)}')
     _names.append(code.co_name)
     copy = types.FunctionType(code, advance.__globals__, code.co_name, advance.__defaults__, advance.__closure__)
-    fast: Advance | None = None
+    general: Advance = torch.compile(copy, dynamic=True, fullgraph=True)
+    kernels: list[Kernel] = []
+    chosen: dict[Any, Kernel | None] = {}
+
+    def choose(p: Tensor, g: Tensor, stored: Sequence[Tensor], numbers: Any) -> Kernel | None:
+        for known in kernels:
+            if known.fits(p, stored):
+                return known
+        with contextlib.suppress(Exception):  # whatever it is, the slower way meets it too, or manages
+            kernels.append(Kernel(advance, p, g, stored, numbers))
+            return kernels[-1]
+        return None
 
     def run(p: Tensor, g: Tensor, stored: Sequence[Tensor], numbers: Any) -> None:
-        nonlocal fast
-        if fast is None and plain:
-            with contextlib.suppress(Exception):  # whatever it is, the slower way meets it too, or manages
-                fast = kernel(advance, p, g, stored, numbers)
-        fast = fast or torch.compile(copy, dynamic=True, fullgraph=True)
+        nonlocal general
+        if p.shape not in chosen:
+            chosen[p.shape] = choose(p, g, stored, numbers) if plain else None
         try:
-            fast(p, g, stored, numbers)
+            (chosen[p.shape] or general)(p, g, stored, numbers)
         except torch._dynamo.exc.BackendCompilerFailed as error:  # before anything ran
             warnings.warn(f'optimizer runs uncompiled: {str(error).splitlines()[0]}', stacklevel=2)
-            fast = advance
+            general = advance
             advance(p, g, stored, numbers)
 
     return run

@@ -216,9 +216,7 @@ def fused(cls: type, params: list[Any], options: dict[str, Any]) -> dict[str, bo
         return {}
     if any(options.get(name) is not None for name in ('fused', 'foreach', 'differentiable')):
         return {}
-    tensors: list[Any] = []
-    for entry in params:
-        members = entry['params'] if isinstance(entry, dict) else [entry]
-        tensors += [member[1] if isinstance(member, tuple) else member for member in members]
+    groups = (entry['params'] if isinstance(entry, dict) else [entry] for entry in params)
+    tensors = [member[1] if isinstance(member, tuple) else member for members in groups for member in members]
     fits = all(t.device.type in devices[cls.__name__] and t.is_floating_point() for t in tensors)
     return {'fused': True} if tensors and fits and not isinstance(options.get('lr'), torch.Tensor) else {}
