@@ -241,7 +241,8 @@ def test_normalisation_is_that_of_a_batch_and_batches_that_are_kept_stay(folder:
     for images, targets, addresses in kept:
         samples = [dataset[Key(*address)] for address in addresses.tolist()]
         expected = normalize_batch(torch.stack([image for image, _ in samples]), loader.preprocess)
-        assert torch.equal(images, expected)
+        # channel by channel by OpenCV, which rounds otherwise: 2.4e-7 at most over all levels of usual means
+        torch.testing.assert_close(images, expected, rtol=0, atol=0 if channels_last else 5e-7)
         assert images.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         assert targets.tolist() == [target for _, target in samples]
     half = make(folder, img_dtype=torch.bfloat16, **options)

@@ -231,15 +231,19 @@ class Loader:
             return normalize_batch(images, self.preprocess).contiguous(memory_format=layout)
         batch, channels, height, width = images.shape
         mean, std = (torch.tensor(values).mul_(255) for values in (self.preprocess.mean, self.preprocess.std))
-        if self.channels_last:
-            rows = images.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
-            mean, std = mean.repeat(width), std.repeat(width)
-        else:
-            rows, mean, std = images, mean[:, None, None], std[:, None, None]
+        if not self.channels_last:
+            out = self.recycled.take((batch, channels, height, width))
+            # in one pass over a channel, where torch takes three
+            for source, target in zip(images.numpy(), out.numpy(), strict=True):
+                for plane, into, m, s in zip(source, target, mean.tolist(), std.tolist(), strict=True):
+                    cv2.addWeighted(plane, 1 / s, plane, 0, -m / s, into, cv2.CV_32F)
+            return out
+        rows = images.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
+        mean, std = mean.repeat(width), std.repeat(width)
         out = self.recycled.take(tuple(rows.shape))
         for source, target in zip(rows, out, strict=True):
             target.copy_(source).sub_(mean).div_(std)
-        return out.view(batch, height, width, channels).permute(0, 3, 1, 2) if self.channels_last else out
+        return out.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
     def finished(self, images: torch.Tensor, raw: RawBatch) -> Batch:
         """A batch with its targets, erased where that is asked for."""
