@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from foveal import optim
 from foveal.engine.checkpoint import pack_optimizer, unpack_optimizer
 from foveal.optim import create_optimizer, get_optimizer_class, get_optimizer_info, list_optimizers
-from foveal.optim.program import can_compile, round_randomly
+from foveal.optim.program import round_randomly
+from foveal.traced import can_compile
 from tests.deterministic import noise
 
 SHAPES = [(), (7,), (7,), (9, 5), (9, 5), (24, 20), (4, 3, 3, 3)]

@@ -2,6 +2,8 @@
 
 from foveal.layers.act import ACTIVATIONS as ACTIVATIONS
 from foveal.layers.act import activation as activation
+from foveal.layers.batch_norm import BatchNorm2d as BatchNorm2d
+from foveal.layers.batch_norm import norm_then_act as norm_then_act
 from foveal.layers.blocks import Blocks as Blocks
 from foveal.layers.blur_pool import BlurPool2d as BlurPool2d
 from foveal.layers.blur_pool import anti_alias as anti_alias

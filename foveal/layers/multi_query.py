@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from foveal.layers.batch_norm import BatchNorm2d
 from foveal.layers.conv import conv2d
 from foveal.layers.dot_product import dot_product_attention
 
@@ -38,7 +39,7 @@ class MultiQueryAttention2d(nn.Module):
             layers = OrderedDict[str, nn.Module]()
             if kv_stride > 1:
                 layers['down_conv'] = conv2d(dim, dim, dw_kernel_size, kv_stride, 1, dim, False, padding)
-                layers['norm'] = nn.BatchNorm2d(dim)
+                layers['norm'] = BatchNorm2d(dim)
             layers['proj'] = nn.Conv2d(dim, key_dim, 1, bias=False)
             return nn.Sequential(layers)
 

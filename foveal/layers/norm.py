@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveal.errors import near
+from foveal.layers.batch_norm import BatchNorm2d
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -65,7 +66,7 @@ class GroupNorm1(nn.GroupNorm):
 
 # name -> (over maps NCHW, over the last dimension)
 NORMS: dict[str, tuple[Callable[..., nn.Module] | None, Callable[..., nn.Module] | None]] = {
-    'batchnorm': (nn.BatchNorm2d, nn.BatchNorm1d),
+    'batchnorm': (BatchNorm2d, nn.BatchNorm1d),
     'groupnorm': (partial(nn.GroupNorm, 32), None),
     'groupnorm1': (GroupNorm1, None),
     'layernorm': (LayerNorm2d, nn.LayerNorm),

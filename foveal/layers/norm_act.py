@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from foveal.errors import near
 from foveal.layers.act import activation
+from foveal.layers.batch_norm import BatchNorm2d, hooked
 from foveal.layers.norm import GroupNorm1, LayerNorm2d, RmsNorm2d, SimpleNorm2d
 
 Activation = str | Callable[..., nn.Module]
@@ -27,8 +28,13 @@ class Activated(nn.Module):
         return self.act(super().forward(x))
 
 
-class BatchNormAct2d(Activated, nn.BatchNorm2d):
+class BatchNormAct2d(Activated, BatchNorm2d):
     """Batch norm (arXiv:1502.03167) and an activation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if type(self.act) is nn.ReLU and self.fuses(x) and not hooked(self.act):
+            return self.fused(x, True)
+        return super().forward(x)
 
 
 class GroupNormAct(nn.GroupNorm):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from foveal.layers.batch_norm import BatchNorm2d
 from foveal.layers.norm_act import BatchNormAct2d
 
 
@@ -30,7 +31,7 @@ class Split(nn.Module):
         return torch.cat([super().forward(first), *parts])
 
 
-class SplitBatchNorm2d(Split, nn.BatchNorm2d):
+class SplitBatchNorm2d(Split, BatchNorm2d):
     """Batch norm of a batch of parts."""
 
 
@@ -38,7 +39,11 @@ class SplitBatchNormAct2d(Split, BatchNormAct2d):
     """Batch norm of a batch of parts, and an activation."""
 
 
-SPLIT: dict[type, type] = {nn.BatchNorm2d: SplitBatchNorm2d, BatchNormAct2d: SplitBatchNormAct2d}
+SPLIT: dict[type, type] = {
+    nn.BatchNorm2d: SplitBatchNorm2d,
+    BatchNorm2d: SplitBatchNorm2d,
+    BatchNormAct2d: SplitBatchNormAct2d,
+}
 
 
 def convert_split_batchnorm(model: nn.Module, splits: int) -> nn.Module:

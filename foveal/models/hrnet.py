@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveal.layers import Blocks, DropPath, Pool, classifier, conv2d, drop_path_rates
+from foveal.layers.batch_norm import BatchNorm2d
 from foveal.models.backbone import Backbone, Collection, Config, FeatureInfo, Grid, Level, Parts
 from foveal.models.resnet import BasicBlock, Bottleneck
 from foveal.registry import register
@@ -36,7 +37,7 @@ class HRNetConfig(Config):
 
 def conv_bn(width: int, out: int, kernel: int = 3, stride: int = 1, act: bool = True, bias: bool = False) -> Any:
     """Convolution, batch norm and, with `act`, ReLU."""
-    layers = [conv2d(width, out, kernel, stride, bias=bias), nn.BatchNorm2d(out)]
+    layers = [conv2d(width, out, kernel, stride, bias=bias), BatchNorm2d(out)]
     return nn.Sequential(*layers, *([nn.ReLU(inplace=True)] if act else []))
 
 
@@ -114,10 +115,10 @@ class HighResolutionNet(Backbone):
         exchanges = [n for modules, n in zip(cfg.num_modules, cfg.num_blocks[1:], strict=True) for _ in range(modules)]
         first, *rates = drop_path_rates(cfg.drop_path_rate, [cfg.num_blocks[0], *exchanges])
         self.conv1 = conv2d(cfg.in_chans, stem, 3, 2, bias=False)
-        self.bn1 = nn.BatchNorm2d(stem)
+        self.bn1 = BatchNorm2d(stem)
         self.act1 = nn.ReLU(inplace=True)
         self.conv2 = conv2d(stem, stem, 3, 2, bias=False)
-        self.bn2 = nn.BatchNorm2d(stem)
+        self.bn2 = BatchNorm2d(stem)
         self.act2 = nn.ReLU(inplace=True)
         wide = cfg.stage1_width * Bottleneck.expansion
         self.layer1 = Blocks(*(bottleneck(wide if i else stem, cfg.stage1_width, rate) for i, rate in enumerate(first)))

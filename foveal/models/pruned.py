@@ -3,6 +3,7 @@
 from torch import nn
 
 from foveal.catalog import ZOO
+from foveal.layers.batch_norm import BatchNorm2d
 
 
 def pruned_names(family: str) -> list[str]:
@@ -28,5 +29,5 @@ def narrow(model: nn.Module, name: str) -> None:
         else:
             assert isinstance(layer, nn.BatchNorm2d), f'{path} is a {type(layer).__name__}'
             layer.num_features = int(width)
-            fresh = nn.BatchNorm2d(layer.num_features)  # type: ignore[assignment]
+            fresh = BatchNorm2d(layer.num_features)  # type: ignore[assignment]
         layer._parameters, layer._buffers = fresh._parameters, fresh._buffers

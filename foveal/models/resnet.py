@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from foveal.errors import near
 from foveal.layers import Blocks, DropBlock2d, DropPath, Pool, activation, classifier, conv2d, normalization
 from foveal.layers.act import ACTIVATIONS
+from foveal.layers.batch_norm import norm_then_act
 from foveal.layers.blur_pool import AA_LAYERS, AvgPool2dSame, anti_alias, average
 from foveal.layers.drop import drop_path_rates
 from foveal.layers.gate import GATES, SqueezeExcite, attention_gate
@@ -33,14 +34,24 @@ class ResidualBlock(nn.Module):
     tail: ClassVar[tuple[str, str]]  # the branch's last convolution and its norm
     se: nn.Module | None
     downsample: nn.Module | None
+    drop_block: nn.Module
     drop_path: nn.Module | None
 
-    def join(self, shortcut: Tensor, x: Tensor) -> Tensor:
-        """The branch `x` through gate and drop path, plus the block's input."""
+    def dropped(self, norm: nn.Module, x: Tensor, act: nn.Module) -> Tensor:
+        """Norm and activation, with the dropped blocks between them."""
+        if type(self.drop_block) is nn.Identity:
+            return norm_then_act(norm, x, act)
+        return act(self.drop_block(norm(x)))
+
+    def join(self, shortcut: Tensor, x: Tensor, norm: nn.Module, act: nn.Module) -> Tensor:
+        """The branch `x` through norm, gate and drop path, plus the block's input, through the activation."""
+        if self.se is None and self.drop_path is None:
+            return norm_then_act(norm, x, act, shortcut if self.downsample is None else self.downsample(shortcut))
+        x = norm(x)
         x = x if self.se is None else self.se(x)
         x = x if self.drop_path is None else self.drop_path(x)
         x += shortcut if self.downsample is None else self.downsample(shortcut)  # in place: a map less to allocate
-        return x
+        return act(x)
 
 
 class BasicBlock(ResidualBlock):
@@ -105,8 +116,8 @@ class BasicBlock(ResidualBlock):
         self.downsample, self.drop_path = downsample, drop_path
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.aa(self.act1(self.drop_block(self.bn1(self.conv1(x)))))
-        return self.act2(self.join(x, self.bn2(self.conv2(y))))
+        y = self.aa(self.dropped(self.bn1, self.conv1(x), self.act1))
+        return self.join(x, self.conv2(y), self.bn2, self.act2)
 
 
 class Bottleneck(ResidualBlock):
@@ -170,9 +181,9 @@ class Bottleneck(ResidualBlock):
         self.downsample, self.drop_path = downsample, drop_path
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.act1(self.bn1(self.conv1(x)))
-        y = self.aa(self.act2(self.drop_block(self.bn2(self.conv2(y)))))
-        return self.act3(self.join(x, self.bn3(self.conv3(y))))
+        y = norm_then_act(self.bn1, self.conv1(x), self.act1)
+        y = self.aa(self.dropped(self.bn2, self.conv2(y), self.act2))
+        return self.join(x, self.conv3(y), self.bn3, self.act3)
 
 
 BLOCKS: dict[str, type[ResidualBlock]] = {'basic': BasicBlock, 'bottleneck': Bottleneck}

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foveal.optim.kernel import threads
 from foveal.optim.program import Formula, Traits, compiled, program
+from foveal.traced import threads
 
 SMALL = 16_384  # elements: below, a tensor costs more by its call than by its memory traffic
 SMALL_CUDA = 1_048_576  # on a GPU a launch costs as much as more traffic
@@ -111,7 +111,7 @@ class Bucket:
         """What a kernel is compiled for besides its formula."""
         ones = (tuple(n == 1 for n in t.shape) for t in (self.p, *self.tensors))  # compilers tell these apart
         dtypes = (t.dtype for t in (self.p, *self.tensors))
-        return self.device, threads(self.p), self.gradient_dtype, *dtypes, *ones
+        return self.device, threads(self.p.numel()), self.gradient_dtype, *dtypes, *ones
 
     def plain(self) -> bool:
         """Whether a kernel made for one such bucket serves all of the same variant, whatever their sizes."""

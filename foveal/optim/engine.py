@@ -17,7 +17,8 @@ from torch import Tensor
 
 from foveal.optim.bucket import Bucket, buckets
 from foveal.optim.fields import Fields, check
-from foveal.optim.program import Formula, Traits, can_compile, largest, mean, norm
+from foveal.optim.program import Formula, Traits, largest, mean, norm
+from foveal.traced import can_compile
 
 __all__ = ['Optimizer', 'Traits', 'largest', 'mean', 'norm']
 

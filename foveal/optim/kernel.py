@@ -1,9 +1,4 @@
-"""The step of a formula as one kernel for tensors of any size on a CPU, called without a compiler's wrappers.
-
-`torch.compile` looks at what it is called with, which costs as much as the step of a small tensor. Here the step is
-traced over tensors of symbolic size, and what inductor makes of it is called as it is: `Bucket.plain` says which
-tensors it fits.
-"""
+"""The step of a formula as one kernel for tensors of any size on a CPU; `Bucket.plain` says which tensors it fits."""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -12,65 +7,23 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from foveal.traced import Traced
+
 aten = torch.ops.aten
-ONE_THREAD = 16_384  # elements: up to here, more threads do not pay
 
 
-def between(start: Tensor, end: Tensor, weight: Any) -> Tensor:
-    """`torch.lerp` in three operations; torch's own also chooses the end from which it rounds better."""
-    return start + weight * (end - start)
-
-
-def threads(p: Tensor) -> int:
-    """Threads of a kernel: compiled into it, since torch's cache on disk takes no account of their number or of sizes.
-
-    So a kernel of small tensors is never taken for large ones, nor that of one processor for several.
-    """
-    return torch.get_num_threads() if p.numel() > ONE_THREAD else 1
-
-
-class Kernel:
-    """A `foveal.optim.program.program` compiled by examples of what it gets.
-
-    It is for all tensors of their rank, dtypes and order of memory whose sizes take the same course through it.
-    """
+class Kernel(Traced):
+    """A `foveal.optim.program.program` compiled by examples of what it gets."""
 
     def __init__(self, advance: Callable[..., None], p: Tensor, g: Tensor, states: Sequence[Tensor], numbers: Tensor):
-        from torch._inductor.compile_fx import compile_fx, compile_fx_inner
-        from torch._subclasses import FakeTensorMode
-        from torch.fx.experimental.proxy_tensor import make_fx
-        from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
         def flat(p: Tensor, g: Tensor, numbers: Tensor, *states: Tensor) -> None:
             advance(p, g, states, numbers)
 
-        sizes = ShapeEnv(duck_shape=False)  # those that happen to be equal here stay two
-        mode = FakeTensorMode(shape_env=sizes)
-        # own memory each, so that none of these counts as a view of another
-        examples = [mode.from_tensor(torch.empty_like(t), static_shapes=t is numbers) for t in (p, g, numbers, *states)]
-        several: Any = (size for t in (*examples[:2], *examples[3:]) for size in t.shape if type(size) is torch.SymInt)
-        self.symbols = [size.node.expr for size in several]
-        decompositions = {aten.lerp.Tensor: between}
-        graph = make_fx(torch.func.functionalize(flat), decompositions, tracing_mode='symbolic')(*examples)
-        self.prepare = hoist(graph, 2, torch.promote_types(p.dtype, torch.float32))
-        inputs = [node.meta['val'] for node in graph.graph.nodes if node.op == 'placeholder']
-        made: list[Any] = []
+        def change(graph: fx.GraphModule) -> None:
+            self.prepare = hoist(graph, 2, torch.promote_types(p.dtype, torch.float32))
 
-        def keep(*args: Any, **options: Any) -> Any:  # what inductor makes, without what is made around it
-            made.append(compile_fx_inner(*args, **options))
-            return made[-1]
-
-        compile_fx(graph, inputs, keep, {'cpp.threads': threads(p)})
-        (self.run,) = (code.current_callable for code in made)
-        if any(size.is_number for size in sizes.replacements.values()):
-            raise ValueError('the formula depends on the sizes it was traced with')
-        self.conditions = [guard.expr for guard in sizes.guards]
+        super().__init__(flat, (p, g, numbers, *states), {2}, change)
         self.last: tuple[Any, Any] = None, None
-
-    def fits(self, p: Tensor, states: Sequence[Tensor]) -> bool:
-        """Whether the kernel is right for these sizes too."""
-        values = dict(zip(self.symbols, (size for t in (p, p, *states) for size in t.shape if size != 1), strict=True))
-        return all(condition.subs(values) for condition in self.conditions)
 
     def __call__(self, p: Tensor, g: Tensor, states: Sequence[Tensor], numbers: Tensor) -> None:
         if self.last[0] is not numbers:

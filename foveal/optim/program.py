@@ -1,9 +1,6 @@
 """An algorithm's update of one tensor as a function over stored tensors: precision, decay, caution, compilation."""
 
 import contextlib
-import importlib.util
-import os
-import shutil
 import types
 import warnings
 from collections import namedtuple
@@ -132,7 +129,7 @@ def compiled(formula: Formula, plain: bool, variant: tuple[Any, ...]) -> Advance
 
     def choose(p: Tensor, g: Tensor, stored: Sequence[Tensor], numbers: Any) -> Kernel | None:
         for known in kernels:
-            if known.fits(p, stored):
+            if known.fits((p, g, numbers, *stored)):
                 return known
         with contextlib.suppress(Exception):  # whatever it is, the slower way meets it too, or manages
             kernels.append(Kernel(advance, p, g, stored, numbers))
@@ -154,12 +151,3 @@ def compiled(formula: Formula, plain: bool, variant: tuple[Any, ...]) -> Advance
 
 
 _names: list[str] = []
-
-
-@cache
-def can_compile(device: str) -> bool:
-    """Whether `torch.compile` finds what it needs for a device: a C++ compiler for the CPU, Triton for CUDA."""
-    if device == 'cuda':
-        return importlib.util.find_spec('triton') is not None
-    names = (os.environ.get('CXX', ''), 'g++', 'clang++', 'cl')
-    return device == 'cpu' and any(name and shutil.which(name) for name in names)
