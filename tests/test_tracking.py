@@ -63,9 +63,10 @@ def test_tensorboard_has_the_run(config: TrainConfig) -> None:
 
 
 @pytest.mark.filterwarnings('default::DeprecationWarning')  # mlflow's own, of its database
-def test_mlflow_has_the_run(config: TrainConfig, tmp_path: Path) -> None:
+def test_mlflow_has_the_run(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 
+    monkeypatch.chdir(tmp_path)  # where its files go
     place = f'sqlite:///{tmp_path}/mlflow.db'
     options = {'mlflow': {'tracking_uri': place, 'tags': {'who': 'me'}}}
     go_on(replace(config, track=['mlflow'], track_project='colours', track_name='try', track_options=options))
