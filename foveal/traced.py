@@ -21,7 +21,12 @@ ONE_THREAD = 16_384  # elements: up to here, more threads do not pay
 
 @cache
 def can_compile(device: str) -> bool:
-    """Whether `torch.compile` finds what it needs for a device: a C++ compiler for the CPU, Triton for CUDA."""
+    """Whether `torch.compile` finds what it needs for a device: a C++ compiler for the CPU, Triton for CUDA.
+
+    TORCH_COMPILE_DISABLE=1 in the environment says no to everything that compiles by itself.
+    """
+    if os.environ.get('TORCH_COMPILE_DISABLE') == '1':
+        return False
     if device == 'cuda':
         return importlib.util.find_spec('triton') is not None
     names = (os.environ.get('CXX', ''), 'g++', 'clang++', 'cl')

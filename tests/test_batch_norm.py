@@ -147,3 +147,14 @@ def test_a_network_learns_the_same(name: str, monkeypatch: pytest.MonkeyPatch, k
         torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=2e-3 * float(b.grad.abs().max()), msg=key)
     for a, b in zip(model.buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_compiled_where_the_environment_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert can_compile('cpu')
+    monkeypatch.setenv('TORCH_COMPILE_DISABLE', '1')
+    can_compile.cache_clear()
+    norm = BatchNorm2d(4)
+    x = torch.randn(2, 4, 4, 4).contiguous(memory_format=torch.channels_last)
+    assert not norm.fuses(x)
+    monkeypatch.undo()
+    can_compile.cache_clear()
