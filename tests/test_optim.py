@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from foveal import optim
 from foveal.engine.checkpoint import pack_optimizer, unpack_optimizer
 from foveal.optim import create_optimizer, get_optimizer_class, get_optimizer_info, list_optimizers
-from foveal.optim.program import round_randomly
+from foveal.optim.program import compiled, round_randomly
 from foveal.traced import can_compile
 from tests.deterministic import noise
 
@@ -94,6 +94,18 @@ def test_sizes_that_take_another_course_get_another_kernel() -> None:
     train(Parity(params, compile=True, foreach=False), params, steps=1)
     for p, start in zip(params, before, strict=True):
         assert torch.allclose(p, start - 0.1 * (1 + len(p) % 2) * p.grad, rtol=0, atol=1e-7)  # type: ignore[operator]
+
+
+@pytest.mark.skipif(not can_compile('cpu'), reason='no C++ compiler')
+@pytest.mark.parametrize('name', [*NAMES, 'adafactorbv', 'cadafactor', 'mars', 'cmars', 'cadamp'])
+def test_kernels_of_any_size_serve_single_tensors_and_stacks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of stacked vectors not those of csgdp and clamb, where inductor fails with a KeyError (torch 2.14)."""
+    compiled.cache_clear()
+    # what would be called in place of a kernel, and looks at every tensor
+    monkeypatch.setattr(torch, 'compile', lambda *_, **__: None)
+    params = parameters([(100,), (100,), (200,), (96, 40), (24, 48), (24, 17, 3, 3), (20000,), (300, 64)])
+    train(create_optimizer(params, name, lr=0.01, weight_decay=0.1, compile=True), params, steps=1)
+    compiled.cache_clear()
 
 
 @pytest.mark.skipif(not can_compile('cpu'), reason='no C++ compiler')

@@ -90,12 +90,15 @@ def by_factors(g: Tensor, rows: Tensor, columns: Tensor, dims: Sequence[int], li
 
 def by_squares(g: Tensor, squares: Tensor, limit: Any, rate: Any = 1.0) -> Tensor:
     """Likewise by a full second moment."""
-    d = g * squares.rsqrt()
+    d = g * inverse_root(squares)
     return rate * d if limit is None else rate / (rms(d) / limit).clamp(min=1.0) * d
 
 
 def inverse_root(x: Tensor) -> Tensor:
-    """x ** -0.5 for several uses: inductor keeps what comes of a logarithm, and repeats `rsqrt` wherever it is used."""
+    """x ** -0.5 for several uses: inductor keeps what comes of a logarithm, and repeats `rsqrt` wherever it is used.
+
+    Of stacked vectors it cannot even do that: its kernels of `rsqrt` there fail with a KeyError (torch 2.14).
+    """
     return (-0.5 * x.log()).exp()
 
 
