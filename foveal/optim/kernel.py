@@ -75,11 +75,11 @@ def hoist(module: fx.GraphModule, index: int, dtype: torch.dtype) -> Callable[[T
             single[node] = None
         elif node.target is aten.div.Tensor and node.args[1] in single:  # a product takes a quarter of the time
             with graph.inserting_before(node):
-                inverse = graph.call_function(aten.reciprocal.default, (node.args[1],))
-            single[inverse] = None
-            node.target, node.args = aten.mul.Tensor, (node.args[0], inverse)
+                factor = graph.call_function(aten.reciprocal.default, (node.args[1],))
+            single[factor] = None
+            node.target, node.args = aten.mul.Tensor, (node.args[0], factor)
     used = [node for node in single if any(user not in single for user in node.users)]
-    of_python = all(node is numbers or node.target in SCALARS for node in single)
+    of_python = all(node is numbers or (node.target in SCALARS and not node.kwargs) for node in single)
 
     before = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
