@@ -6,6 +6,7 @@ import io
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -63,37 +64,21 @@ def test_compiled_equals_eager(name: str) -> None:
 
 
 @pytest.mark.skipif(not can_compile('cpu'), reason='no C++ compiler')
-def test_a_kernel_is_not_used_for_sizes_that_it_has_taken_for_constants() -> None:
-    class PerElement(optim.Optimizer):
+@pytest.mark.parametrize('share', [lambda n: 1 / int(n), lambda n: 1 if n % 2 == 0 else 2], ids=['constant', 'course'])
+def test_a_kernel_is_not_used_for_sizes_that_it_has_taken_for_others(share: Callable[[Any], float]) -> None:
+    class BySize(optim.Optimizer):
         lr: float = 0.1
         weight_decay: float = 0.0
 
         @staticmethod
         def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
-            return h.lr * g / int(p.shape[0])
-
-    params = parameters([(100,), (200,)])
-    before = [p.detach().clone() for p in params]
-    train(PerElement(params, compile=True, foreach=False), params, steps=1)
-    for p, start in zip(params, before, strict=True):
-        assert torch.allclose(p, start - 0.1 * p.grad / len(p), rtol=0, atol=1e-7)  # type: ignore[operator]
-
-
-@pytest.mark.skipif(not can_compile('cpu'), reason='no C++ compiler')
-def test_sizes_that_take_another_course_get_another_kernel() -> None:
-    class Parity(optim.Optimizer):
-        lr: float = 0.1
-        weight_decay: float = 0.0
-
-        @staticmethod
-        def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
-            return h.lr * g if p.shape[0] % 2 == 0 else 2 * h.lr * g
+            return h.lr * g * share(p.shape[0])
 
     params = parameters([(100,), (101,), (200,), (301,)])
     before = [p.detach().clone() for p in params]
-    train(Parity(params, compile=True, foreach=False), params, steps=1)
+    train(BySize(params, compile=True, foreach=False), params, steps=1)
     for p, start in zip(params, before, strict=True):
-        assert torch.allclose(p, start - 0.1 * (1 + len(p) % 2) * p.grad, rtol=0, atol=1e-7)  # type: ignore[operator]
+        assert torch.allclose(p, start - 0.1 * share(len(p)) * p.grad, rtol=0, atol=1e-7)  # type: ignore[operator]
 
 
 @pytest.mark.skipif(not can_compile('cpu'), reason='no C++ compiler')

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from foveal.traced import Kernels, can_compile
 
@@ -44,15 +45,20 @@ class BatchNorm2d(nn.BatchNorm2d):
     def fused(self, x: Tensor, relu: bool, shortcut: Tensor | None = None) -> Tensor:
         """The normalised map, plus a shortcut of its shape where there is one, through a ReLU where asked."""
         y, mean, variance = Normalize.apply(x, self.weight, self.bias, shortcut, relu, self.eps)
-        with torch.no_grad():
-            assert self.num_batches_tracked is not None
-            self.num_batches_tracked += 1
-            share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-            count = x.numel() / x.shape[1]
-            for running, new in ((self.running_mean, mean), (self.running_var, variance * (count / (count - 1)))):
-                assert running is not None
-                running.lerp_(new.to(running.dtype), share)
+        count = x.numel() / x.shape[1]
+        note(self, mean, variance * (count / (count - 1)))
         return y
+
+
+@torch.no_grad()
+def note(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    """Takes the statistics of a batch into the running ones."""
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked += 1
+    share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    for running, new in ((norm.running_mean, mean), (norm.running_var, variance)):
+        assert running is not None
+        running.lerp_(new.to(running.dtype), share)
 
 
 def norm_then_act(norm: nn.Module, x: Tensor, act: nn.Module, shortcut: Tensor | None = None) -> Tensor:

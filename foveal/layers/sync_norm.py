@@ -7,6 +7,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from foveal.layers.batch_norm import note
+
 
 class Total(torch.autograd.Function):
     """The sum of a tensor over processes; each one's result depends on what all put in, so gradients are summed too."""
@@ -47,21 +49,11 @@ class SyncBatchNorm(_BatchNorm):
         centred = values - shaped(mean, x)
         variance = Total.apply(centred.square().sum(over), self.process_group) / total
         if self.track_running_stats:
-            self.note(mean.detach(), variance.detach() * total / (total - 1).clamp(min=1))
+            note(self, mean.detach(), variance.detach() * total / (total - 1).clamp(min=1))
         y = centred * shaped((variance + self.eps).rsqrt(), x)
         if self.affine:
             y = y * shaped(self.weight, x) + shaped(self.bias, x)
         return y.to(x.dtype)
-
-    @torch.no_grad()
-    def note(self, mean: Tensor, variance: Tensor) -> None:
-        """Takes the statistics of a batch into the running ones."""
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked += 1
-        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        for running, new in ((self.running_mean, mean), (self.running_var, variance)):
-            assert running is not None
-            running.lerp_(new.to(running.dtype), share)
 
 
 class SyncBatchNormAct(SyncBatchNorm):
