@@ -8,9 +8,10 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
+import mpmath
 import pytest
 import torch
+from mpmath import mpf
 from torch import Tensor
 
 from foveal.optim import create_optimizer
@@ -85,23 +86,23 @@ def test_adafactor_with_a_bfloat16_momentum(name: str) -> None:
         assert (shown(ours[key]) - torch.tensor(values[key])).abs().max() <= 2**-7 * way
 
 
-def best_quintic(low: float, high: float) -> np.ndarray:
+def best_quintic(low: mpf, high: mpf) -> list[mpf]:
     """The odd quintic that is nearest to one on [low, high], by Remez' algorithm (arXiv:2505.16932, algorithm 3)."""
-    if low / high > 1 - 5e-6:  # the limit, where the equations are singular
-        return np.array([15 / 8 / high, -10 / 8 / high**3, 3 / 8 / high**5])
-    q, r, error, before = (3 * low + high) / 4, (low + 3 * high) / 4, np.inf, np.nan
-    while not abs(before - error) <= 1e-15:
+    q, r, error, before = (3 * low + high) / 4, (low + 3 * high) / 4, mpf('inf'), mpf('nan')
+    while not abs(before - error) <= abs(error) / 10**30:
         before = error
-        points = np.array([low, q, r, high])
-        system = np.stack([points, points**3, points**5, np.array([1.0, -1, 1, -1])], 1)
-        a, b, c, error = np.linalg.solve(system, np.ones(4))
-        q, r = np.sqrt((-3 * b + np.array([-1, 1]) * np.sqrt(9 * b**2 - 20 * a * c)) / (10 * c))
-    return np.array([a, b, c])
+        points = enumerate((low, q, r, high))
+        system = mpmath.matrix([[x, x**3, x**5, (-1) ** i] for i, x in points])
+        a, b, c, error = mpmath.lu_solve(system, mpmath.matrix([1] * 4))
+        root = mpmath.sqrt(9 * b**2 - 20 * a * c)
+        q, r = (mpmath.sqrt((-3 * b + sign * root) / (10 * c)) for sign in (-1, 1))
+    return [a, b, c]
 
 
+@mpmath.workdps(100)  # on the last interval, 5e-6 long, the equations are nearly singular
 def polar_express(
-    safety: float, lowest: float = 1e-3, cushion: float = 0.02, steps: int = 8
-) -> list[tuple[float, ...]]:
+    safety: str, lowest: str = '0.001', cushion: str = '0.02', steps: int = 8
+) -> list[tuple[float, float, float]]:
     """The composition of quintics that is best on singular values in [lowest, 1] (arXiv:2505.16932, algorithm 1).
 
     Args:
@@ -110,18 +111,24 @@ def polar_express(
         cushion: A step treats singular values below this share of the largest as if they were there, for stability.
         steps: How many; the last is the limit of all that follow.
     """
-    low, high, polynomials = lowest, 1.0, []
-    powers = np.array([1, 3, 5])
+    low, high, rows = mpf(lowest), mpf(1), []
     for step in range(steps):
-        polynomial = best_quintic(max(low, cushion * high), high)
-        if cushion * high > low:  # centre again around one
-            polynomial *= 2 / (polynomial @ low**powers + polynomial @ high**powers)
+        polynomial = best_quintic(max(low, mpf(cushion) * high), high)
+        if mpf(cushion) * high > low:  # centre again around one
+            factor = 2 / (value(polynomial, low) + value(polynomial, high))
+            polynomial = [factor * k for k in polynomial]
         if step < steps - 1:
-            polynomial /= (1 + safety) ** powers
-        polynomials.append((float(polynomial[0]), float(polynomial[1]), float(polynomial[2])))
-        low = float(polynomial @ low**powers)
+            polynomial = [k / (1 + mpf(safety)) ** power for k, power in zip(polynomial, (1, 3, 5), strict=True)]
+        a, b, c = (float(k) for k in polynomial)
+        rows.append((a, b, c))
+        low = value(polynomial, low)
         high = 2 - low
-    return polynomials
+    return rows
+
+
+def value(polynomial: list[mpf], x: mpf) -> mpf:
+    """An odd quintic at x."""
+    return sum(k * x**power for k, power in zip(polynomial, (1, 3, 5), strict=True))
 
 
 def test_polar_express_has_the_published_polynomials() -> None:
@@ -134,14 +141,14 @@ def test_polar_express_has_the_published_polynomials() -> None:
         (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
         (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
     ]
-    ours = polar_express(0.0, cushion=0.02407327424182761)[:6]
+    ours = polar_express('0', cushion='0.02407327424182761')[:6]
     torch.testing.assert_close(torch.tensor(ours).double(), torch.tensor(published).double(), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize(('preset', 'safety'), [('polar_express', 0.01), ('polar_express_safer', 0.02)])
-def test_polar_express_is_the_best_composition(preset: str, safety: float) -> None:
+@pytest.mark.parametrize(('preset', 'safety'), [('polar_express', '0.01'), ('polar_express_safer', '0.02')])
+def test_polar_express_is_the_best_composition(preset: str, safety: str) -> None:
     ours, best = (torch.tensor(rows).double() for rows in (polynomials(preset), polar_express(safety)))
-    torch.testing.assert_close(ours, best, rtol=1e-6, atol=0)  # Remez' equations are solved in float64
+    torch.testing.assert_close(ours, best, rtol=1e-6, atol=0)  # the table's last row was solved in float64
 
 
 @pytest.mark.parametrize('shape', [(6, 10), (30, 7), (3, 8, 8)])
