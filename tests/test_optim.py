@@ -117,6 +117,23 @@ def test_compiled_follows_the_learning_rate_and_the_betas() -> None:
     assert apart(*results) < 1e-5
 
 
+def test_states_may_be_taken_away_or_replaced() -> None:
+    """As people do to begin anew: what was there before may not linger in what a step is planned with."""
+    (p, q), (fresh,) = parameters([(7,), (40,)]), parameters([(40,)])
+    optimizer = optim.Lion([p, q], lr=0.01)
+    train(optimizer, [p, q])
+    optimizer.state.clear()
+    optimizer.state[p] = {'step': 0, 'exp_avg': torch.zeros(7)}
+    with torch.no_grad():
+        q.copy_(fresh)
+    for parameter in (q, fresh):
+        parameter.grad = torch.linspace(-1, 1, 40)
+    optimizer.step()
+    optim.Lion([fresh], lr=0.01).step()
+    assert optimizer.state[p]['exp_avg'].any()
+    assert torch.equal(q, fresh)
+
+
 def test_strides_of_parameters_and_gradients_do_not_matter() -> None:
     for name in ('adamwlegacy', 'lamb', 'adamp'):
         plain, permuted = parameters(), parameters()

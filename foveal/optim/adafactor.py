@@ -54,8 +54,9 @@ class Adafactor(Optimizer):
         square, dims = g * g, tuple(int(dim) + 1 for dim in h.kind.split()[1:])
         if dims:
             rows = s.exp_avg_sq_row.lerp_(average(square, dims[1]) + h.eps, h.weight2).unsqueeze(dims[1])
+            weights, weighed = weigh(square, rows, dims)  # and then columns, in one pass over what is in the cache
             columns = s.exp_avg_sq_col.lerp_(average(square, dims[0]) + h.eps, h.weight2).unsqueeze(dims[0])
-            d = by_factors(g, rows, columns, dims, h.clip_threshold, rate(p, h))
+            d = by_factors(g, weights, weighed, columns, h.clip_threshold, rate(p, h))
         else:
             d = by_squares(g, s.exp_avg_sq.lerp_(square + h.eps, h.weight2), h.clip_threshold, rate(p, h))
         return d if s.exp_avg is None else s.exp_avg.lerp_(d, 1 - h.beta1)
@@ -66,38 +67,43 @@ class Adafactor(Optimizer):
 
 
 def average(x: Tensor, dim: int) -> Tensor:
-    """Mean over a dimension. Sums of pieces come first where it is not the last: memory is then read in its order."""
+    """Mean over a dimension. Sums of eights come first where it is not the last: memory is then read in few streams."""
     n = x.shape[dim]
-    for piece in (32, 8):
-        if dim + 1 < x.ndim and n > piece and n % piece == 0:
-            return x.unflatten(dim, (n // piece, piece)).sum(dim + 1).sum(dim) / n
+    if dim + 1 < x.ndim and n > 8 and n % 8 == 0:
+        return x.unflatten(dim, (n // 8, 8)).sum(dim + 1).sum(dim) / n
     return x.mean(dim)
 
 
-def by_factors(g: Tensor, rows: Tensor, columns: Tensor, dims: Sequence[int], limit: Any, rate: Any = 1.0) -> Tensor:
+def weigh(square: Tensor, rows: Tensor, dims: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Weights of rows by their means, over dims[1], and means of squared gradients so weighted, over dims[0]."""
+    weights = inverse_root(rows / rows.mean(dims[0], keepdim=True))
+    return weights, average(square * weights.square(), dims[0]).unsqueeze(dims[0])
+
+
+def by_factors(g: Tensor, weights: Tensor, weighed: Tensor, columns: Tensor, limit: Any, rate: Any = 1.0) -> Tensor:
     """The gradient over the root of its second moment, which is an outer product of means over two dimensions.
 
     Args:
-        rows, columns: Means over dims[1], and over dims[0].
+        weights, weighed: Of rows, as `weigh` gives them.
+        columns: Means over dims[0].
         limit: Largest root mean square of the result before the rate; None leaves it.
     """
-    a, b = inverse_root(rows / rows.mean(dims[0], keepdim=True)), inverse_root(columns)
-    if limit is not None:  # sums by row of what columns weigh: no pass over the result
-        size = mean(a.square() * (g.square() * b.square()).mean(dims[1], keepdim=True)).sqrt()
-        rate = rate / (size / limit).clamp(min=1.0)
-    return rate * a * g * b
+    b = inverse_root(columns)
+    if limit is not None:  # without a pass over the result
+        rate = rate / (mean(weighed * b.square()).sqrt() / limit).clamp(min=1.0)
+    return rate * weights * g * b
 
 
 def by_squares(g: Tensor, squares: Tensor, limit: Any, rate: Any = 1.0) -> Tensor:
     """Likewise by a full second moment."""
-    d = g * inverse_root(squares)
+    d = g * (squares.rsqrt() if squares.shape[0] == 1 else inverse_root(squares))
     return rate * d if limit is None else rate / (rms(d) / limit).clamp(min=1.0) * d
 
 
 def inverse_root(x: Tensor) -> Tensor:
     """x ** -0.5 for several uses: inductor keeps what comes of a logarithm, and repeats `rsqrt` wherever it is used.
 
-    Of stacked vectors it cannot even do that: its kernels of `rsqrt` there fail with a KeyError (torch 2.14).
+    That takes less time for a vector, but of stacked vectors its kernels fail with a KeyError (torch 2.14).
     """
     return (-0.5 * x.log()).exp()
 
@@ -168,9 +174,10 @@ class AdafactorBigVision(Optimizer):
     def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
         square, dims = g * g, tuple(int(dim) + 1 for dim in h.kind.split()[1:])
         if dims:
-            rows, columns = (average(square, dim).unsqueeze(dim) + h.floor for dim in reversed(dims))
-            rows, columns = s.exp_avg_sq_r.lerp_(rows, 1 - h.beta2), s.exp_avg_sq_c.lerp_(columns, 1 - h.beta2)
-            d = by_factors(g, rows, columns, dims, h.clipping_threshold)
+            rows = s.exp_avg_sq_r.lerp_(average(square, dims[1]).unsqueeze(dims[1]) + h.floor, 1 - h.beta2)
+            weights, weighed = weigh(square, rows, dims)
+            columns = s.exp_avg_sq_c.lerp_(average(square, dims[0]).unsqueeze(dims[0]) + h.floor, 1 - h.beta2)
+            d = by_factors(g, weights, weighed, columns, h.clipping_threshold)
         else:
             d = by_squares(g, s.exp_avg_sq.lerp_(square + h.floor, 1 - h.beta2), h.clipping_threshold)
         return h.lr * (d if h.momentum is None else s.exp_avg.lerp_(d, 1 - h.momentum))

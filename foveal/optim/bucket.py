@@ -118,17 +118,29 @@ class Bucket:
         contiguous = all(t.is_contiguous() for t in (self.p, *self.tensors))
         return self.device.type == 'cpu' and contiguous and self.p.numel() < 2**31
 
-    def run(self, formula: Formula, numbers: Any) -> None:
+    def run(self, formula: Formula, numbers: Any, g: Tensor) -> None:
         """Takes a step by a formula and its floats of now, in order; they are one tensor where it is compiled."""
-        if self.formula is not formula:
-            self.formula = formula
-            self.advance = compiled(formula, self.plain(), self.variant()) if self.compiles else program(formula)
-        assert self.advance
         if self.parts:
             self.stack(self.pieces, self.p)
-        self.advance(self.p, self.gradients(), self.tensors, numbers)
+        given = self.p, g, self.tensors, numbers
+        if self.formula is not formula:
+            self.formula, self.advance = formula, program(formula)
+            if self.compiles:
+                self.advance = compiled(formula, self.plain(), self.variant())(*given)
+        assert self.advance
+        self.advance(*given)
         if self.parts:
             torch._foreach_copy_(self.pieces, self.parts)
+
+
+def run(batch: list[Bucket], formula: Formula, numbers: Any) -> None:
+    """Takes a step by a formula with several buckets."""
+    # beforehand, since a kernel fills the caches: among them each view takes three times as long
+    views = [None if bucket.parts else bucket.gradients() for bucket in batch]
+    for bucket, view in zip(batch, views, strict=True):
+        bucket.run(formula, numbers, bucket.gradients() if view is None else view)
+    if batch[0].compiles:  # kernels do not tell autograd what they change
+        torch.autograd.graph.increment_version([bucket.p for bucket in batch])
 
 
 def buckets(

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from foveal.optim.bucket import Bucket, buckets
+from foveal.optim.bucket import Bucket, buckets, run
 from foveal.optim.fields import Fields, check
 from foveal.optim.program import Formula, Traits, largest, mean, norm
 from foveal.traced import can_compile
@@ -60,6 +60,7 @@ class Optimizer(Fields, torch.optim.Optimizer):
 
     def start(self, params: Any, **values: Any) -> None:  # type: ignore[override]
         self._plans: dict[int, tuple[list[Tensor], list[list[Bucket]]]] = {}
+        self._states: list[int] = []  # identities of the states that plans hold
         self._formulas: dict[Formula, Formula] = {}
         self.complete(values)
         torch.optim.Optimizer.__init__(self, params, values)
@@ -126,12 +127,15 @@ class Optimizer(Fields, torch.optim.Optimizer):
         moving = [[p for p in group['params'] if p.grad is not None and p.numel()] for group in self.param_groups]
         if any(p.grad.is_sparse for params in moving for p in params):
             raise RuntimeError(f'{type(self).__name__} does not take sparse gradients')
+        if [*map(id, self.state.values())] != self._states:  # someone put others in their place
+            self._plans.clear()
         self.begin()
         for index, (group, params) in enumerate(zip(self.param_groups, moving, strict=True)):
             if params:
                 self._count(params, group)
                 self.prepare(group, params)
                 self._run(index, group, params)
+        self._states = [*map(id, self.state.values())]
         return loss
 
     def _count(self, params: list[Tensor], group: dict[str, Any]) -> None:
@@ -155,10 +159,8 @@ class Optimizer(Fields, torch.optim.Optimizer):
         return p.detach().to(device=device, dtype=dtype)
 
     def _run(self, index: int, group: dict[str, Any], params: list[Tensor]) -> None:
-        for first, *rest in self._plan(index, group, params):
-            formula, numbers = self._formula(group, first)
-            for bucket in (first, *rest):
-                bucket.run(formula, numbers)
+        for batch in self._plan(index, group, params):
+            run(batch, *self._formula(group, batch[0]))
 
     def _formula(self, group: dict[str, Any], bucket: Bucket) -> tuple[Formula, Any]:
         """What a bucket runs, and the numbers of this step in the formula's order."""
@@ -250,7 +252,7 @@ class Optimizer(Fields, torch.optim.Optimizer):
         super().__setstate__(state)
         for group in self.param_groups:
             group.update({name: plain(group.get(name, value)) for name, value in self.defaults.items()})
-        self._plans, self._formulas = {}, {}
+        self._plans, self._states, self._formulas = {}, [], {}
 
 
 def pack(numbers: Iterable[Any], device: torch.device) -> Tensor:

@@ -111,8 +111,8 @@ def program(formula: Formula) -> Advance:
 
 
 @cache
-def compiled(formula: Formula, plain: bool, variant: tuple[Any, ...]) -> Advance:  # noqa: ARG001
-    """`program` in kernels, compiled over the first tensors that they get.
+def compiled(formula: Formula, plain: bool, variant: tuple[Any, ...]) -> Callable[..., Advance]:  # noqa: ARG001
+    """Finds what of `program` compiled is for some tensors, given as it takes them.
 
     `variant` is what tensors differ in that share no kernel (dtypes, rank), so that none meets dynamo's limit of
     versions; where it is `plain`, a kernel serves all sizes that take the same course.
@@ -123,31 +123,29 @@ def compiled(formula: Formula, plain: bool, variant: tuple[Any, ...]) -> Advance
     code = advance.__code__.replace(co_name=f'{formula.algorithm.__name__}_{len(_names)}')
     _names.append(code.co_name)
     copy = types.FunctionType(code, advance.__globals__, code.co_name, advance.__defaults__, advance.__closure__)
-    general: Advance = torch.compile(copy, dynamic=True, fullgraph=True)
+    made: Advance = torch.compile(copy, dynamic=True, fullgraph=True)
     kernels: list[Kernel] = []
-    chosen: dict[Any, Kernel | None] = {}
+    chosen: dict[Any, Advance] = {}
 
-    def choose(p: Tensor, g: Tensor, stored: Sequence[Tensor], numbers: Any) -> Kernel | None:
-        for known in kernels:
-            if known.fits((p, g, numbers, *stored)):
-                return known
-        with contextlib.suppress(Exception):  # whatever it is, the slower way meets it too, or manages
-            kernels.append(Kernel(advance, p, g, stored, numbers))
-            return kernels[-1]
-        return None
-
-    def run(p: Tensor, g: Tensor, stored: Sequence[Tensor], numbers: Any) -> None:
-        nonlocal general
-        if p.shape not in chosen:
-            chosen[p.shape] = choose(p, g, stored, numbers) if plain else None
+    def general(p: Tensor, g: Tensor, stored: Sequence[Tensor], numbers: Any) -> None:
+        nonlocal made
         try:
-            (chosen[p.shape] or general)(p, g, stored, numbers)
+            made(p, g, stored, numbers)
         except torch._dynamo.exc.BackendCompilerFailed as error:  # before anything ran
             warnings.warn(f'optimizer runs uncompiled: {str(error).splitlines()[0]}', stacklevel=2)
-            general = advance
+            made = advance
             advance(p, g, stored, numbers)
 
-    return run
+    def choose(p: Tensor, g: Tensor, stored: Sequence[Tensor], numbers: Any) -> Advance:
+        if p.shape not in chosen:
+            chosen[p.shape] = next((known for known in kernels if known.fits((p, g, numbers, *stored))), general)
+            if plain and chosen[p.shape] is general:
+                with contextlib.suppress(Exception):  # whatever it is, the slower way meets it too, or manages
+                    kernels.append(Kernel(advance, p, g, stored, numbers))
+                    chosen[p.shape] = kernels[-1]
+        return chosen[p.shape]
+
+    return choose
 
 
 _names: list[str] = []
