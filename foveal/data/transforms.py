@@ -20,7 +20,6 @@ from foveal.data.images import Picture
 from foveal.data.ops import Settings
 from foveal.data.preprocess import INTERPOLATIONS, Preprocess
 from foveal.data.random_erasing import RandomErasing
-from foveal.data.resize import as_tensor
 from foveal.errors import near
 
 Transform = Callable[..., Any]
@@ -200,6 +199,13 @@ def as_picture(image: AnyImage, channels: int) -> Picture:
     if isinstance(image, Picture):
         return image
     return Picture(image.permute(1, 2, 0).numpy() if isinstance(image, torch.Tensor) else image, channels)
+
+
+def as_tensor(image: np.ndarray) -> torch.Tensor:
+    """An array (height, width, channels) as a tensor (channels, height, width), in the same memory where torch may."""
+    if not image.flags.writeable or min(image.strides) < 0:
+        image = image.copy()
+    return torch.from_numpy(image).permute(2, 0, 1)
 
 
 def normalize_batch(images: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
