@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
-.PHONY: demo test browser lint parity bench fuzz soak
+.PHONY: demo test browser lint parity bench gpu fuzz soak
 
 demo: $(VENV)/.installed  ## train, measure and ask a model about handwritten digits; look in ./demo
 	$(RUN) examples/digits.py
@@ -21,6 +21,9 @@ lint: $(VENV)/.installed
 
 parity: $(VENV)/.installed  ## hold every model against the stored facts
 	$(RUN) -m tests.parity
+
+gpu: $(VENV)/.installed  ## hold optimizers on a CUDA GPU against the CPU
+	$(RUN) -m tests.gpu
 
 fuzz: $(VENV)/.installed  ## read 10,000 damaged and hostile weights files
 	$(RUN) -m tests.fuzz

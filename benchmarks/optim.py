@@ -2,7 +2,8 @@
 
 On the tensors of `vit_tiny_patch16_224` (CPU) or `efficientnet_b0` (`--device cuda`). With `--peer PYTHON` (or
 PEER_PYTHON set), the interpreter of an environment that holds timm, both libraries step in turns, each in a process of
-its own. Times are lower quartiles of the rounds, which other work on the machine touches least.
+its own. Times are lower quartiles of the rounds, which other work on the machine touches least. `--processes N` makes
+our optimizers ahead of all measurements in N processes at once: it is the compiler that takes the time.
 
 Seven are also held against torch's fused AdamW, which steps in turn with them, by the memory traffic of their formulas:
 AdamW reads parameter, gradient and two states and writes all but the gradient, 28 bytes a parameter in float32. What a
@@ -16,7 +17,7 @@ import statistics
 from benchmarks.side import Side, interpreters
 
 # a line in: `new NAME` makes an optimizer and warms it up, and the answer is its bytes of state a parameter (of our
-# classes too where torch holds fewer tensors), or `none`; `step` answers with seconds
+# classes too where torch holds fewer tensors), or `none`; `step NAME` answers with seconds, `end NAME` drops it
 WORKER = """
 import importlib, sys, time, warnings
 warnings.filterwarnings('ignore')
@@ -39,39 +40,38 @@ def wait():
 def bytes_of(tensors):
     return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors if torch.is_tensor(t)}.values())
 
-def step():
-    if second_order:
-        for p in params:
-            p.grad = None
+def step(name):
+    for p, g in zip(params, gradients):
+        p.grad = None if name == 'adahessian' else g
+    if name == 'adahessian':
         sum((p ** 3).sum() for p in params).backward(create_graph=True)
     wait()
     start = time.perf_counter()
-    optimizer.step()
+    optimizers[name].step()
     wait()
     return time.perf_counter() - start
 
+optimizers = {}
 for line in sys.stdin:
     verb, _, name = line.strip().partition(' ')
-    if verb == 'new':
-        optimizer = None
-        second_order = name == 'adahessian'
+    if verb == 'step':
+        print(step(name), flush=True)
+    elif verb == 'end':
+        print(optimizers.pop(name, None) is not None, flush=True)
+    else:
         with torch.no_grad():
             torch._foreach_copy_(params, weights)
-        for p, g in zip(params, gradients):
-            p.grad = g
         try:
             if name == 'torch fused adamw':
-                optimizer = torch.optim.AdamW(params, lr=1e-4, weight_decay=0.05, fused=True)
+                optimizers[name] = torch.optim.AdamW(params, lr=1e-4, weight_decay=0.05, fused=True)
             else:
-                optimizer = create(model, opt=name, lr=1e-4, weight_decay=0.05)
+                optimizers[name] = create(model, opt=name, lr=1e-4, weight_decay=0.05)
             for _ in range(4):
-                step()
-            held = [t for state in optimizer.state.values() for t in state.values()]
+                step(name)
+            held = [t for state in optimizers[name].state.values() for t in state.values()]
             print(bytes_of(held) / sum(p.numel() for p in params), flush=True)
         except Exception as error:
             print('none', type(error).__name__, str(error)[:150].replace(chr(10), ' '), flush=True)
-    else:
-        print(step(), flush=True)
 """
 FUSED, FUSED_BYTES = 'torch fused adamw', 28
 # bytes a parameter: parameter and gradient read, parameter written, each state read and written; then what is again
@@ -86,14 +86,22 @@ TRAFFIC = {
 }
 
 
-def measure(sides: dict[str, Side], name: str, rounds: int) -> tuple[dict[str, str], dict[str, list[float]]]:
-    """State a parameter and the seconds of each round, by side; a side that lacks the name is left out."""
-    states = {side: sides[side].ask(f'new {FUSED if side == "fused" else name}') for side in sides}
+def measure(
+    sides: dict[str, Side], name: str, rounds: int, made: dict[str, str]
+) -> tuple[dict[str, str], dict[str, list[float]]]:
+    """State a parameter and the seconds of each round, by side; a side that lacks the name is left out.
+
+    `made` is the state on sides that have the optimizer already.
+    """
+    names = {side: FUSED if side == 'fused' else name for side in sides}
+    states = {side: made.get(side) or sides[side].ask(f'new {names[side]}') for side in sides}
     have = [side for side in sides if not states[side].startswith('none')]
     seconds: dict[str, list[float]] = {side: [] for side in have}
     for i in range(rounds):
         for side in have if i % 2 else reversed(have):
-            seconds[side].append(float(sides[side].ask('step')))
+            seconds[side].append(float(sides[side].ask(f'step {names[side]}')))
+    for side in sides:
+        sides[side].ask(f'end {names[side]}')
     return states, seconds
 
 
@@ -109,17 +117,26 @@ def main() -> None:
     parser.add_argument('--device', default='cpu', choices=('cpu', 'cuda'))
     parser.add_argument('--rounds', type=int, default=15)
     parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--processes', type=int, default=0, help='that make ours ahead; 0: one after the other')
     args = parser.parse_args()
     from foveal.optim import list_optimizers
 
     names = args.names or list_optimizers(exclude_filters=['fused*', 'bnb*'])
     pythons = interpreters(args.peer)
-    sides = {side: Side(python, WORKER, side, args.device, str(args.threads)) for side, python in pythons.items()}
-    sides['fused'] = Side(pythons['foveal'], WORKER, 'foveal', args.device, str(args.threads))
+    arguments = args.device, str(args.threads)
+    others = {side: Side(python, WORKER, side, *arguments) for side, python in pythons.items() if side != 'foveal'}
+    others['fused'] = Side(pythons['foveal'], WORKER, 'foveal', *arguments)
+    ours = [Side(pythons['foveal'], WORKER, 'foveal', *arguments) for _ in range(max(args.processes, 1))]
+    side_of = {name: ours[i % len(ours)] for i, name in enumerate(names)}
+    if args.processes:
+        for name in names:
+            side_of[name].tell(f'new {name}')
+    made = {name: side_of[name].hear() for name in names} if args.processes else {}
     ratios, more = {}, []
     print(f'{"":20}{"ms":>8}{"timm ms":>9}{"faster":>8}{"state B":>10}{"timm B":>8}   to fused adamw, by traffic')
     for name in names:
-        states, seconds = measure({s: sides[s] for s in sides if s != 'fused' or name in TRAFFIC}, name, args.rounds)
+        sides = {'foveal': side_of[name]} | {s: others[s] for s in others if s != 'fused' or name in TRAFFIC}
+        states, seconds = measure(sides, name, args.rounds, {'foveal': made[name]} if made else {})
         if 'foveal' not in seconds:
             print(f'{name:20} {states["foveal"]}', flush=True)
             continue
@@ -140,7 +157,7 @@ def main() -> None:
         slower = ', '.join(name for name, ratio in ratios.items() if ratio < 1)
         print(f'median {statistics.median(values):.2f}; slower than timm: {slower or "none"}')
         print(f'more state than timm: {", ".join(more) or "none"}')
-    for side in sides.values():
+    for side in (*ours, *others.values()):
         side.close()
 
 

@@ -28,16 +28,24 @@ class Side:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | dict(environment)
         )
 
-    def ask(self, job: str) -> str:
-        """The answer to one job."""
+    def tell(self, job: str) -> None:
+        """Give one job, without waiting for the answer."""
         assert self.process.stdin
-        assert self.process.stdout
         self.process.stdin.write(f'{job}\n')
         self.process.stdin.flush()
+
+    def hear(self) -> str:
+        """The answer to the first job that is not answered yet."""
+        assert self.process.stdout
         answer = self.process.stdout.readline()
         if not answer:
-            raise RuntimeError(f'a side of the benchmark died at {job!r}')
+            raise RuntimeError('a side of the benchmark died')
         return answer.strip()
+
+    def ask(self, job: str) -> str:
+        """The answer to one job."""
+        self.tell(job)
+        return self.hear()
 
     def close(self) -> None:
         """End the process."""

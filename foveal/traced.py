@@ -1,4 +1,4 @@
-"""Functions of tensors as kernels for a CPU, for any size and called without a compiler's wrappers.
+"""Functions of tensors as kernels, for any size and called without a compiler's wrappers.
 
 `torch.compile` looks at what it is called with, which costs as much as the work on a small tensor. Here a function is
 traced over tensors of symbolic size, and what inductor makes of it is called as it is.
@@ -17,6 +17,8 @@ from torch import Tensor, fx
 
 aten = torch.ops.aten
 ONE_THREAD = 16_384  # elements: up to here, more threads do not pay
+FEWER_FUSIONS = {'max_fusion_size': 3}  # where inductor (torch 2.14) fails with a KeyError, it does not with these
+UNSPLIT = 8192  # elements of a row: up to here, inductor gives its sum to one block of a GPU
 
 
 @cache
@@ -33,12 +35,19 @@ def can_compile(device: str) -> bool:
     return device == 'cpu' and any(name and shutil.which(name) for name in names)
 
 
-def threads(elements: int) -> int:
-    """Threads of a kernel: compiled into it, since torch's cache on disk takes no account of their number or of sizes.
+def tuning(t: Tensor) -> dict[str, Any]:
+    """Options of inductor that go by size: torch's cache on disk, which takes no account of sizes, tells by them.
 
     So a kernel of small tensors is never taken for large ones, nor that of one processor for several.
     """
-    return torch.get_num_threads() if elements > ONE_THREAD else 1
+    if t.device.type == 'cuda':
+        return {'split_reductions': t.numel() > UNSPLIT * len(t)}
+    return {'cpp.threads': torch.get_num_threads() if t.numel() > ONE_THREAD else 1}
+
+
+def order(t: Tensor) -> list[int]:
+    """The dimensions of more than one element, from the innermost in memory."""
+    return sorted((i for i in range(t.ndim) if t.shape[i] != 1), key=t.stride)
 
 
 def between(start: Tensor, end: Tensor, weight: Any) -> Tensor:
@@ -57,7 +66,7 @@ class Traced:
         examples: Such tensors, dense and without shared memory.
         fixed: Numbers of those whose sizes are constants.
         change: Changes the graph before it is compiled.
-        options: Of inductor.
+        options: Of inductor, besides `tuning`'s.
 
     Raises:
         ValueError: The function takes a size that is not 1 for a constant.
@@ -71,6 +80,7 @@ class Traced:
         change: Callable[[fx.GraphModule], None] = lambda graph: None,
         **options: Any,
     ) -> None:
+        from torch._functorch import config
         from torch._inductor.compile_fx import compile_fx, compile_fx_inner
         from torch._subclasses import FakeTensorMode
         from torch.fx.experimental.proxy_tensor import make_fx
@@ -93,11 +103,15 @@ class Traced:
             made.append(compile_fx_inner(*args, **options))
             return made[-1]
 
-        compile_fx(graph, inputs, keep, {'cpp.threads': threads(examples[0].numel()), **options})
+        with config.patch(enable_autograd_cache=False):  # inductor's own cache is what serves here
+            compile_fx(graph, inputs, keep, tuning(examples[0]) | options)
         (self.run,) = (code.current_callable for code in made)
         if any(size.is_number for size in sizes.replacements.values()):
             raise ValueError('the function depends on the sizes it was traced with')
         self.conditions = [guard.expr for guard in sizes.guards]
+
+    def __call__(self, *tensors: Tensor) -> Any:
+        return self.run(list(tensors))
 
     def fits(self, tensors: Sequence[Tensor]) -> bool:
         """Whether the kernel is right for the sizes of these tensors too."""
@@ -107,11 +121,11 @@ class Traced:
 
 
 class Kernels:
-    """A function of tensors that returns tensors, compiled anew for what takes another course; as it is where that
-    fails, which a warning tells."""
+    """A function of tensors, compiled anew for what takes another course; as it is where that fails, which a warning
+    tells. `make` compiles it by examples, with options of inductor."""
 
-    def __init__(self, function: Callable[..., tuple[Tensor, ...]]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[..., Any], make: Callable[..., Traced] = Traced) -> None:
+        self.function, self.make = function, make
         self.made: dict[Any, list[Traced]] = {}
         self.chosen: dict[Any, Traced | None] = {}
 
@@ -120,19 +134,21 @@ class Kernels:
         if key not in self.chosen:
             self.chosen[key] = self.choose(tensors)
         chosen = self.chosen[key]
-        return self.function(*tensors) if chosen is None else chosen.run(list(tensors))
+        return self.function(*tensors) if chosen is None else chosen(*tensors)
 
     def choose(self, tensors: Sequence[Tensor]) -> Traced | None:
         """A kernel for such tensors; None where there can be none."""
-        dtypes, ones = (tuple(t.dtype for t in tensors)), tuple(tuple(n == 1 for n in t.shape) for t in tensors)
-        made = self.made.setdefault((dtypes, ones, threads(tensors[0].numel())), [])
+        kinds = [(t.device, t.dtype, tuple(n == 1 for n in t.shape), tuple(order(t))) for t in tensors]
+        made = self.made.setdefault((*kinds, *tuning(tensors[0]).items()), [])
         for known in made:
             if known.fits(tensors):
                 return known
-        try:
-            # what several results are made of is made again for each: it would else be kept, in float32
-            made.append(Traced(self.function, tensors, realize_reads_threshold=16))
-        except Exception as error:  # of whatever kind: the function itself is right as well
-            warnings.warn(f'{self.function} runs uncompiled: {str(error).splitlines()[0]}', stacklevel=3)
-            return None
-        return made[-1]
+        for options in {}, FEWER_FUSIONS:
+            try:
+                made.append(self.make(self.function, tensors, **options))
+                return made[-1]
+            except Exception as error:  # of whatever kind: the function itself is right as well
+                reason = str(error).splitlines()[0]
+        name = getattr(self.function, '__qualname__', self.function)
+        warnings.warn(f'{name} runs uncompiled: {reason}', stacklevel=3)
+        return None

@@ -6,7 +6,6 @@ import io
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,8 +14,16 @@ from torch import Tensor, nn
 
 from foveal import optim
 from foveal.engine.checkpoint import pack_optimizer, unpack_optimizer
-from foveal.optim import create_optimizer, get_optimizer_class, get_optimizer_info, list_optimizers
-from foveal.optim.program import compiled, round_randomly
+from foveal.optim import (
+    batch,
+    create_optimizer,
+    engine,
+    get_optimizer_class,
+    get_optimizer_info,
+    kernel,
+    list_optimizers,
+)
+from foveal.optim.program import kernels, round_randomly
 from foveal.traced import can_compile
 from tests.deterministic import noise
 
@@ -63,34 +70,78 @@ def test_compiled_equals_eager(name: str) -> None:
     assert apart(a, b) < 1e-5  # fused multiply-adds and vectorised roots round otherwise
 
 
-@pytest.mark.skipif(not can_compile('cpu'), reason='no C++ compiler')
-@pytest.mark.parametrize('share', [lambda n: 1 / int(n), lambda n: 1 if n % 2 == 0 else 2], ids=['constant', 'course'])
-def test_a_kernel_is_not_used_for_sizes_that_it_has_taken_for_others(share: Callable[[Any], float]) -> None:
-    class BySize(optim.Optimizer):
-        lr: float = 0.1
-        weight_decay: float = 0.0
+class BySize(optim.Optimizer):
+    """A formula that takes another course for other sizes."""
 
-        @staticmethod
-        def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
-            return h.lr * g * share(p.shape[0])
+    lr: float = 0.1
+    weight_decay: float = 0.0
 
+    @staticmethod
+    def share(size: Any) -> float:
+        return 1 if size % 2 == 0 else 2
+
+    @classmethod
+    def update(cls, p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
+        return h.lr * g * cls.share(p.shape[0])
+
+
+class OfSize(BySize):
+    """A formula that takes a size for a constant."""
+
+    @staticmethod
+    def share(size: Any) -> float:
+        return 1 / int(size)
+
+
+def step_by_size(algorithm: type[BySize]) -> None:
+    """A step of several sizes, each of which must take its own course."""
     params = parameters([(100,), (101,), (200,), (301,)])
     before = [p.detach().clone() for p in params]
-    train(BySize(params, compile=True, foreach=False), params, steps=1)
+    train(algorithm(params, compile=True, foreach=False), params, steps=1)
     for p, start in zip(params, before, strict=True):
-        assert torch.allclose(p, start - 0.1 * share(len(p)) * p.grad, rtol=0, atol=1e-7)  # type: ignore[operator]
+        assert p.grad is not None
+        assert torch.allclose(p, start - 0.1 * algorithm.share(len(p)) * p.grad, rtol=0, atol=1e-7)
 
 
 @pytest.mark.skipif(not can_compile('cpu'), reason='no C++ compiler')
-@pytest.mark.parametrize('name', [*NAMES, 'adafactorbv', 'cadafactor', 'mars', 'cmars', 'cadamp'])
-def test_kernels_of_any_size_serve_single_tensors_and_stacks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of stacked vectors not those of csgdp and clamb, where inductor fails with a KeyError (torch 2.14)."""
-    compiled.cache_clear()
-    # what would be called in place of a kernel, and looks at every tensor
-    monkeypatch.setattr(torch, 'compile', lambda *_, **__: None)
+def test_a_kernel_is_not_used_for_sizes_of_another_course() -> None:
+    step_by_size(BySize)
+
+
+@pytest.mark.skipif(not can_compile('cpu'), reason='no C++ compiler')
+def test_what_has_no_kernel_for_any_size_runs_uncompiled() -> None:
+    with pytest.warns(UserWarning, match='a step of OfSize runs uncompiled: the function depends on the sizes'):
+        step_by_size(OfSize)
+
+
+@pytest.mark.skipif(not can_compile('cpu'), reason='no C++ compiler')
+@pytest.mark.parametrize('name', [*NAMES, 'adafactorbv', 'cadafactor', 'mars', 'cmars', 'cadamp', 'csgdp', 'clamb'])
+def test_kernels_of_any_size_serve_single_tensors_and_stacks(name: str) -> None:
+    """Else a warning would tell."""
     params = parameters([(100,), (100,), (200,), (96, 40), (24, 48), (24, 17, 3, 3), (20000,), (300, 64)])
     train(create_optimizer(params, name, lr=0.01, weight_decay=0.1, compile=True), params, steps=1)
-    compiled.cache_clear()
+
+
+@pytest.mark.skipif(not can_compile('cpu'), reason='no C++ compiler')
+@pytest.mark.parametrize(('name', 'bound'), [('lion', 1e-5), ('lamb', 1e-5), ('adafactor', 1e-5), ('muon', 2e-3)])
+def test_what_a_gpu_replays_reads_gradients_and_rates_of_now(
+    name: str, bound: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the CUDA graphs themselves, in whose place a function is called; `make gpu` has those. Muon's products
+    are in bfloat16."""
+    monkeypatch.setattr(engine, 'can_record', lambda _: True)
+    monkeypatch.setattr(batch, 'Replay', lambda function, _: function)
+    monkeypatch.setattr(kernel, 'hoist', lambda *_: lambda numbers: numbers)  # as on a GPU
+    kernels.cache_clear()
+    results = []
+    for options in {'compile': True}, {'compile': False, 'foreach': False}:
+        params = parameters([*SHAPES, (24, 20), (40, 96)])
+        optimizer = create_optimizer(params, name, lr=0.01, weight_decay=0.1, **options)
+        train(optimizer, params)
+        optimizer.param_groups[0]['lr'] = 0.1
+        results.append(train(optimizer, params, start=4))
+    kernels.cache_clear()
+    assert apart(*results) < bound
 
 
 @pytest.mark.skipif(not can_compile('cpu'), reason='no C++ compiler')

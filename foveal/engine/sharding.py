@@ -70,8 +70,8 @@ def sums(config: TrainConfig) -> bool:
 
 
 def step_options(opt: str) -> dict[str, bool]:
-    """Options with which an optimizer can step on shards: torch has no rule for these two's fused kernels there."""
-    return {'fused': False} if get_optimizer_info(opt).opt_class in (torch.optim.SGD, torch.optim.Adagrad) else {}
+    """Options with which an optimizer can step on shards: torch has no rule for SGD's fused kernel there."""
+    return {'fused': False} if get_optimizer_info(opt).opt_class is torch.optim.SGD else {}
 
 
 @dataclass(frozen=True)

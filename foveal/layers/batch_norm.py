@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from foveal.traced import Kernels, can_compile
+from foveal.traced import Kernels, Traced, can_compile
 
 FROM = 2**19  # elements of a map: below, a step is too short to pay for a compilation
 PIECES = (32, 16)  # rows that are summed first
@@ -122,7 +122,8 @@ class Normalize(torch.autograd.Function):
 @cache
 def kernels(function: Any, *flags: bool) -> Kernels:
     """A function of this module with its flags given."""
-    return Kernels(partial(function, *flags))
+    # what several results are made of is made again for each: it would else be kept, in float32
+    return Kernels(partial(function, *flags), partial(Traced, realize_reads_threshold=16))
 
 
 def rows(x: Tensor) -> Tensor:

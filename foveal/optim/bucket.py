@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from foveal.optim.program import Formula, Traits, compiled, program
-from foveal.traced import threads
 
 SMALL = 16_384  # elements: below, a tensor costs more by its call than by its memory traffic
 SMALL_CUDA = 1_048_576  # on a GPU a launch costs as much as more traffic
@@ -55,7 +54,8 @@ class Bucket:
         self.seen = [(state, name, state[name]) for state in states for name in names]
         self.pointers = [p.data_ptr() for p in params]
         self.device = self.p.device
-        self.compiles = False
+        self.small = max(self.sizes) <= SMALL_CUDA and not loose and not self.distributed
+        self.compiles = self.records = False
         self.formula: Formula | None = None
         self.advance: Callable[..., None] | None = None
 
@@ -107,40 +107,17 @@ class Bucket:
                 state[name] = part.as_strided(t.shape, t.stride()) if part.shape != t.shape else part
         return x.view(-1, *[1] * (self.p.ndim - 1)) if x.ndim == 1 and self.p.ndim > 1 else x
 
-    def variant(self) -> tuple[Any, ...]:
-        """What a kernel is compiled for besides its formula."""
-        ones = (tuple(n == 1 for n in t.shape) for t in (self.p, *self.tensors))  # compilers tell these apart
-        dtypes = (t.dtype for t in (self.p, *self.tensors))
-        return self.device, threads(self.p.numel()), self.gradient_dtype, *dtypes, *ones
-
-    def plain(self) -> bool:
-        """Whether a kernel made for one such bucket serves all of the same variant, whatever their sizes."""
-        contiguous = all(t.is_contiguous() for t in (self.p, *self.tensors))
-        return self.device.type == 'cpu' and contiguous and self.p.numel() < 2**31
-
     def run(self, formula: Formula, numbers: Any, g: Tensor) -> None:
         """Takes a step by a formula and its floats of now, in order; they are one tensor where it is compiled."""
         if self.parts:
             self.stack(self.pieces, self.p)
-        given = self.p, g, self.tensors, numbers
+        given = self.p, g, numbers, *self.tensors
         if self.formula is not formula:
-            self.formula, self.advance = formula, program(formula)
-            if self.compiles:
-                self.advance = compiled(formula, self.plain(), self.variant())(*given)
+            self.formula, self.advance = formula, compiled(formula, *given) if self.compiles else program(formula)
         assert self.advance
         self.advance(*given)
         if self.parts:
             torch._foreach_copy_(self.pieces, self.parts)
-
-
-def run(batch: list[Bucket], formula: Formula, numbers: Any) -> None:
-    """Takes a step by a formula with several buckets."""
-    # beforehand, since a kernel fills the caches: among them each view takes three times as long
-    views = [None if bucket.parts else bucket.gradients() for bucket in batch]
-    for bucket, view in zip(batch, views, strict=True):
-        bucket.run(formula, numbers, bucket.gradients() if view is None else view)
-    if batch[0].compiles:  # kernels do not tell autograd what they change
-        torch.autograd.graph.increment_version([bucket.p for bucket in batch])
 
 
 def buckets(
@@ -167,4 +144,6 @@ def buckets(
         dtypes = (p.dtype, p.grad.dtype, *(state[n].dtype for n in names))
         key = (kind, sees, names, p.device, dtypes, shape, float(state['step']))
         together.setdefault(key, []).append((p, state))
-    return alone + [Bucket(members, names, kind, sees) for (kind, sees, names, *_), members in together.items()]
+    joined = [Bucket(members, names, kind, sees) for (kind, sees, names, *_), members in together.items()]
+    # a kernel is made by its first tensors, and what does for large ones does for smaller ones
+    return alone + sorted(joined, key=lambda bucket: -max(bucket.sizes))

@@ -5,19 +5,20 @@ An algorithm is a subclass: its arguments are annotated fields, class attributes
 are, what `update` may do with them, and when it is compiled.
 """
 
-import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import KW_ONLY
-from functools import partial
 from itertools import chain
+from operator import attrgetter, is_
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from foveal.optim.bucket import Bucket, buckets, run
+from foveal.optim.batch import Batch
+from foveal.optim.bucket import Bucket, buckets
 from foveal.optim.fields import Fields, check
 from foveal.optim.program import Formula, Traits, largest, mean, norm
+from foveal.replay import can_record
 from foveal.traced import can_compile
 
 __all__ = ['Optimizer', 'Traits', 'largest', 'mean', 'norm']
@@ -59,7 +60,7 @@ class Optimizer(Fields, torch.optim.Optimizer):
     masks: ClassVar[bool] = False  # `update` applies the cautious mask itself, by h.caution
 
     def start(self, params: Any, **values: Any) -> None:  # type: ignore[override]
-        self._plans: dict[int, tuple[list[Tensor], list[list[Bucket]]]] = {}
+        self._plans: dict[int, tuple[list[Tensor], list[Batch]]] = {}
         self._states: list[int] = []  # identities of the states that plans hold
         self._formulas: dict[Formula, Formula] = {}
         self.complete(values)
@@ -125,7 +126,7 @@ class Optimizer(Fields, torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         moving = [[p for p in group['params'] if p.grad is not None and p.numel()] for group in self.param_groups]
-        if any(p.grad.is_sparse for params in moving for p in params):
+        if any(map(attrgetter('grad.is_sparse'), chain(*moving))):
             raise RuntimeError(f'{type(self).__name__} does not take sparse gradients')
         if [*map(id, self.state.values())] != self._states:  # someone put others in their place
             self._plans.clear()
@@ -160,9 +161,9 @@ class Optimizer(Fields, torch.optim.Optimizer):
 
     def _run(self, index: int, group: dict[str, Any], params: list[Tensor]) -> None:
         for batch in self._plan(index, group, params):
-            run(batch, *self._formula(group, batch[0]))
+            batch.run(*self._formula(group, batch.first))
 
-    def _formula(self, group: dict[str, Any], bucket: Bucket) -> tuple[Formula, Any]:
+    def _formula(self, group: dict[str, Any], bucket: Bucket) -> tuple[Formula, list[Any]]:
         """What a bucket runs, and the numbers of this step in the formula's order."""
         step = bucket.states[0]['step']
         values = {name: group[name] for name in self.fields if name not in Optimizer.fields}
@@ -179,14 +180,13 @@ class Optimizer(Fields, torch.optim.Optimizer):
         flags = group['caution'] and not self.masks, group['maximize'], group['stochastic_rounding']
         decays = 'decoupled' if decays == 'fixed' else decays
         formula = Formula(type(self), bucket.names, tuple(floats), constants, decays, *flags)
-        numbers = pack(floats.values(), bucket.device) if bucket.compiles else list(floats.values())
-        return self._formulas.setdefault(formula, formula), numbers
+        return self._formulas.setdefault(formula, formula), list(floats.values())
 
-    def _plan(self, index: int, group: dict[str, Any], params: list[Tensor]) -> list[list[Bucket]]:
+    def _plan(self, index: int, group: dict[str, Any], params: list[Tensor]) -> list[Batch]:
         """The group's buckets, together where formula and numbers are the same; made anew for other tensors."""
         past, plan = self._plans.get(index, ([], []))
-        same = len(past) == len(params) and all(map(operator.is_, past, params))
-        if same and all(bucket.current() for alike in plan for bucket in alike):
+        same = len(past) == len(params) and all(map(is_, past, params))
+        if same and all(bucket.current() for batch in plan for bucket in batch.buckets):
             return plan
         size = sum(p.numel() for g in self.param_groups for p in g['params'])
         rows, unseen = [], NOT_HANDED.union(self.aside)
@@ -196,15 +196,18 @@ class Optimizer(Fields, torch.optim.Optimizer):
         traits = {kind: self._traits(kind, group) for kind in {row[3] for row in rows}}
         batches: dict[Any, list[Bucket]] = {}
         for bucket in buckets([(*row, traits[row[3]]) for row in rows], group['foreach'] is not False):
+            trait, device = traits[bucket.kind], bucket.device
             wish = size >= COMPILE_FROM if group['compile'] is None else group['compile']
-            able = not bucket.loose and traits[bucket.kind].compile and can_compile(bucket.device.type)
+            able = trait.compile and not bucket.loose and bucket.p.numel() < 2**31 and can_compile(device.type)
             # on a CPU, what takes no time is not worth a compilation, nor are stacks with structure, which are small
             stacked = bucket.sees == 'tensors' and len(bucket.params) > 1
-            worth = bucket.device.type == 'cuda' or (bucket.p.numel() > TINY and not stacked)
+            worth = device.type == 'cuda' or (bucket.p.numel() > TINY and not stacked)
             bucket.compiles = bool(wish and able and worth)
-            key = bucket.kind, bucket.names, float(bucket.states[0]['step']), bucket.device, bucket.compiles
+            pays = bucket.small and group['foreach'] is not False and can_record(device)
+            bucket.records = pays and (bucket.compiles or trait.record)
+            key = bucket.kind, bucket.names, float(bucket.states[0]['step']), device, bucket.compiles
             batches.setdefault(key, []).append(bucket)
-        self._plans[index] = params, list(batches.values())
+        self._plans[index] = params, [*map(Batch, batches.values())]
         return self._plans[index][1]
 
     def _traits(self, kind: str, group: dict[str, Any]) -> Traits:
@@ -253,15 +256,6 @@ class Optimizer(Fields, torch.optim.Optimizer):
         for group in self.param_groups:
             group.update({name: plain(group.get(name, value)) for name, value in self.defaults.items()})
         self._plans, self._states, self._formulas = {}, [], {}
-
-
-def pack(numbers: Iterable[Any], device: torch.device) -> Tensor:
-    """Numbers as one tensor: in float64, since 1 - 0.999 in float32 is wrong in the fifth digit."""
-    values = list(numbers)
-    if not any(isinstance(value, Tensor) for value in values):
-        return torch.tensor(values, dtype=torch.float64, device=device)
-    full = partial(torch.full, (), dtype=torch.float64, device=device)  # a CUDA graph could not capture copies
-    return torch.stack([v.to(device, torch.float64) if isinstance(v, Tensor) else full(v) for v in values])
 
 
 def plain(value: Any) -> Any:

@@ -21,7 +21,8 @@ USUAL = {
     'amsgrad': 'divide by the largest second moment so far',
     'decoupled_decay': 'decay as AdamW does',
 }
-LEAST = dict(lr=0.0, eps=0.0, weight_decay=0.0, momentum=0.0, update_each=1, n_samples=1, precondition_frequency=1)
+LEAST = dict.fromkeys(('lr', 'eps', 'weight_decay', 'momentum', 'lr_decay', 'initial_accumulator_value'), 0.0)
+LEAST |= dict.fromkeys(('update_each', 'n_samples', 'precondition_frequency'), 1)
 
 
 @dataclass_transform()

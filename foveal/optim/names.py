@@ -23,7 +23,7 @@ adam:NAdam             | Adam with Nesterov momentum                       | nad
 adam:RAdam             | rectified Adam                                    | radam radamw/u
 adam:Adamax            | Adam by the infinity norm                         | adamax
 squares:Adadelta       | rates from windows of past gradients              | adadelta
-torch.optim:Adagrad    | torch: rates from the sum of squared gradients    | adagrad/e
+squares:Adagrad        | rates from the sum of squared gradients           | adagrad/e
 squares:RMSprop        | division by the root mean square                  | rmsprop/a
 sgd:SGDW               | SGD with decoupled decay | sgdw/n nesterovw/n sgdc/nk csgdw/nc csgdc/nck
 adam:AdamWLegacy       | AdamW with update clipping                        | adamwlegacy adamc/k cadamw/c cadamc/ck

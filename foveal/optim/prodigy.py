@@ -58,8 +58,9 @@ class Prodigy(Optimizer):
                 total.append(state['s'].abs().sum())
         if not total or not lr:
             return
-        numerator = first['beta3'] * first['d_numerator'] + d / d0 * float(sum(map(float, gone)))
-        denominator, now, most = sum(map(float, total)), d, first['d_max']
+        far, denominator = (float(torch.stack([t.to(ts[0].device) for t in ts]).double().sum()) for ts in (gone, total))
+        numerator = first['beta3'] * first['d_numerator'] + d / d0 * far
+        now, most = d, first['d_max']
         if denominator:
             estimate = first['d_coef'] * numerator / denominator
             if d == d0:

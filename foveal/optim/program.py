@@ -1,10 +1,7 @@
 """An algorithm's update of one tensor as a function over stored tensors: precision, decay, caution, compilation."""
 
-import contextlib
-import types
-import warnings
 from collections import namedtuple
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
@@ -12,8 +9,9 @@ import torch
 from torch import Tensor
 
 from foveal.optim.kernel import Kernel
+from foveal.traced import Kernels
 
-Advance = Callable[[Tensor, Tensor, Sequence[Tensor], Any], None]
+Advance = Callable[..., None]  # takes a parameter, its gradient, the formula's numbers, and its states
 
 
 class Traits(NamedTuple):
@@ -27,6 +25,7 @@ class Traits(NamedTuple):
 
     sees: Literal['elements', 'rows', 'tensors'] = 'elements'
     compile: bool = True  # whether that pays (not for matrix products and Python over the tensors)
+    record: bool = False  # whether the formula could be a CUDA graph uncompiled: no draws, nothing decided by values
     stack: int | None = None  # tensors of at most so many elements are joined or stacked; None takes the device's
 
 
@@ -73,7 +72,7 @@ def round_randomly(x: Tensor) -> Tensor:
 
 @cache
 def program(formula: Formula) -> Advance:
-    """The step of a formula: `advance(p, g, states, floats)` changes p and the states in place."""
+    """The step of a formula: `advance(p, g, numbers, *states)` changes p and the states in place."""
     algorithm: Any = formula.algorithm
     update, finish = algorithm.update, algorithm.finish
     absent = [name for name in algorithm.zeros_if.values() if name not in formula.states]
@@ -82,7 +81,7 @@ def program(formula: Formula) -> Advance:
     Hyper = make('Hyper', [*formula.floats, *(name for name, _ in formula.constants)])
     constants, rate = [value for _, value in formula.constants], formula.floats.index('decay')
 
-    def advance(p: Tensor, g: Tensor, stored: Sequence[Tensor], numbers: Any) -> None:
+    def advance(p: Tensor, g: Tensor, numbers: Any, *stored: Tensor) -> None:
         work = torch.promote_types(p.dtype, torch.float32)
         if isinstance(numbers, Tensor):
             numbers = numbers.unbind()
@@ -107,45 +106,21 @@ def program(formula: Formula) -> Advance:
             if t.dtype != work:
                 t.copy_(changed)
 
+    advance.__qualname__ = f'a step of {algorithm.__name__}'
     return advance
 
 
 @cache
-def compiled(formula: Formula, plain: bool, variant: tuple[Any, ...]) -> Callable[..., Advance]:  # noqa: ARG001
-    """Finds what of `program` compiled is for some tensors, given as it takes them.
+def kernels(formula: Formula) -> Kernels:
+    """The kernels of a formula."""
+    return Kernels(program(formula), Kernel)
 
-    `variant` is what tensors differ in that share no kernel (dtypes, rank), so that none meets dynamo's limit of
-    versions; where it is `plain`, a kernel serves all sizes that take the same course.
-    """
+
+def compiled(formula: Formula, *example: Tensor) -> Advance:
+    """`program` for such tensors as it would get."""
     advance = program(formula)
-    assert isinstance(advance, types.FunctionType)
-    # dynamo keeps its versions by code object, and all formulas would share one
-    code = advance.__code__.replace(co_name=f'{formula.algorithm.__name__}_{len(_names)}')
-    _names.append(code.co_name)
-    copy = types.FunctionType(code, advance.__globals__, code.co_name, advance.__defaults__, advance.__closure__)
-    made: Advance = torch.compile(copy, dynamic=True, fullgraph=True)
-    kernels: list[Kernel] = []
-    chosen: dict[Any, Advance] = {}
 
-    def general(p: Tensor, g: Tensor, stored: Sequence[Tensor], numbers: Any) -> None:
-        nonlocal made
-        try:
-            made(p, g, stored, numbers)
-        except torch._dynamo.exc.BackendCompilerFailed as error:  # before anything ran
-            warnings.warn(f'optimizer runs uncompiled: {str(error).splitlines()[0]}', stacklevel=2)
-            made = advance
-            advance(p, g, stored, numbers)
+    def as_it_is(p: Tensor, g: Tensor, numbers: Tensor, *states: Tensor) -> None:
+        advance(p, g, numbers.tolist(), *states)
 
-    def choose(p: Tensor, g: Tensor, stored: Sequence[Tensor], numbers: Any) -> Advance:
-        if p.shape not in chosen:
-            chosen[p.shape] = next((known for known in kernels if known.fits((p, g, numbers, *stored))), general)
-            if plain and chosen[p.shape] is general:
-                with contextlib.suppress(Exception):  # whatever it is, the slower way meets it too, or manages
-                    kernels.append(Kernel(advance, p, g, stored, numbers))
-                    chosen[p.shape] = kernels[-1]
-        return chosen[p.shape]
-
-    return choose
-
-
-_names: list[str] = []
+    return kernels(formula).choose(example) or as_it_is

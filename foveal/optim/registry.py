@@ -211,12 +211,10 @@ def fused(cls: type, params: list[Any], options: dict[str, Any]) -> dict[str, bo
     """`fused=True` for a class of torch that has such kernels where all its parameters are."""
     import torch
 
-    devices = {'SGD': {'cpu', 'cuda'}, 'Adam': {'cpu', 'cuda'}, 'AdamW': {'cpu', 'cuda'}, 'Adagrad': {'cpu'}}
-    if cls.__module__.partition('.')[0] != 'torch' or cls.__name__ not in devices:
-        return {}
-    if any(options.get(name) is not None for name in ('fused', 'foreach', 'differentiable')):
+    given = any(options.get(name) is not None for name in ('fused', 'foreach', 'differentiable'))
+    if given or cls not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
         return {}
     groups = (entry['params'] if isinstance(entry, dict) else [entry] for entry in params)
     tensors = [member[1] if isinstance(member, tuple) else member for members in groups for member in members]
-    fits = all(t.device.type in devices[cls.__name__] and t.is_floating_point() for t in tensors)
+    fits = all(t.device.type in ('cpu', 'cuda') and t.is_floating_point() for t in tensors)
     return {'fused': True} if tensors and fits and not isinstance(options.get('lr'), torch.Tensor) else {}

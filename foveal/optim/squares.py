@@ -1,4 +1,4 @@
-"""Steps by means or sums of squared gradients: RMSprop of torch and of TensorFlow, Adadelta, MADGRAD."""
+"""Steps by means or sums of squared gradients: RMSprop of torch and of TensorFlow, Adadelta, Adagrad, MADGRAD."""
 
 from typing import Any, ClassVar
 
@@ -61,6 +61,26 @@ class Adadelta(Optimizer):
         d = ((s.acc_delta + h.eps) / (s.square_avg + h.eps)).sqrt() * g
         s.acc_delta.lerp_(d * d, 1 - h.rho)
         return h.lr * d
+
+
+class Adagrad(Optimizer):
+    """Adagrad as torch has it: by the sum of all squared gradients (jmlr.org/papers/v12/duchi11a.html)."""
+
+    lr: float = 1e-2
+    lr_decay: float = 0.0  # the rate is divided by 1 + (step - 1) lr_decay
+    weight_decay: float = 0.0  # added to the gradient
+    initial_accumulator_value: float = 0.0  # what the sums begin with
+    eps: float = 1e-10  # added to the root of the sum
+
+    def init(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        return {'sum': torch.full_like(p, group['initial_accumulator_value'])}
+
+    def scalars(self, group: dict[str, Any], step: Any, kind: str) -> dict[str, Any]:
+        return {'lr': group['lr'] / (1 + (step - 1) * group['lr_decay'])}
+
+    @staticmethod
+    def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
+        return h.lr * g / (s.sum.add_(g * g).sqrt() + h.eps)
 
 
 def cube_root(x: Tensor) -> Tensor:
