@@ -81,8 +81,8 @@ class Bucket:
         for i, (g, stride) in enumerate(zip(parts, self.strides, strict=True)):
             if g.stride() != stride or g.dtype != self.gradient_dtype:  # in the parameter's order of memory
                 parts[i] = torch.empty_strided(g.shape, stride, dtype=self.gradient_dtype, device=g.device).copy_(g)
-        if len(parts) == 1:
-            return parts[0].as_strided(*self.layout)
+        if len(parts) == 1:  # of one tensor in its shape the first dimension is left out, since a view takes time
+            return parts[0] if self.sees == 'tensors' else parts[0].as_strided(*self.layout)
         if self.sees != 'tensors':
             flat = zip(parts, self.sizes, strict=True)
             parts = [g if g.ndim == 1 else g.as_strided((size,), (1,)) for g, size in flat]

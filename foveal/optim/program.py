@@ -85,7 +85,7 @@ def program(formula: Formula) -> Advance:
         work = torch.promote_types(p.dtype, torch.float32)
         if isinstance(numbers, Tensor):
             numbers = numbers.unbind()
-        x, g = p.to(work), g.to(work)
+        x, g = p.to(work), (g if g.ndim == p.ndim else g.unsqueeze(0)).to(work)
         tensors = [t.to(work) for t in stored]
         if formula.maximize:
             g = -g
