@@ -40,7 +40,7 @@ def train(name: str, device: str, own_graph: bool = False, **options: Any) -> li
             optimizer.step()
     if device == 'cuda' and isinstance(optimizer, Optimizer) and not own_graph:
         batches = [batch for _, plan in optimizer._plans.values() for batch in plan]
-        replays = [replay for batch in batches for _, replay in batch.replays.values()]
+        replays: list[Any] = [replay for batch in batches for _, replay in batch.replays.values()]
         assert replays, f'{name}: nothing is replayed'
         assert all(replay.graph is not None for replay in replays), f'{name}: not recorded'
     return params

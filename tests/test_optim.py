@@ -145,6 +145,18 @@ def test_what_a_gpu_replays_reads_gradients_and_rates_of_now(
 
 
 @pytest.mark.skipif(not can_compile('cpu'), reason='no C++ compiler')
+def test_what_has_no_kernel_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes its numbers from the device, which a CUDA graph cannot."""
+    monkeypatch.setattr(engine, 'can_record', lambda _: True)
+    monkeypatch.setattr(batch, 'Replay', None)
+    params = parameters([(100,), (101,)])
+    with pytest.warns(UserWarning, match='a step of OfSize runs uncompiled'):
+        train(OfSize(params, compile=True), params)
+    for p, start in zip(params, parameters([(100,), (101,)]), strict=True):
+        assert not torch.equal(p, start)
+
+
+@pytest.mark.skipif(not can_compile('cpu'), reason='no C++ compiler')
 def test_a_step_between_forward_and_backward_is_noticed() -> None:
     (p,) = params = parameters([(100,)])
     p.grad = torch.ones_like(p)

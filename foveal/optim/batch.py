@@ -1,5 +1,6 @@
 """Buckets that take their step together, by the same formula and numbers."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from foveal.optim.bucket import Bucket
 from foveal.optim.program import Formula
 from foveal.replay import Replay
+from foveal.traced import Traced
 
 
 class Batch:
@@ -29,7 +31,7 @@ class Batch:
             part if part.shape == p.shape else part.as_strided(p.shape, p.stride())
             for part, p in zip(parts, self.params, strict=True)
         ]
-        self.replays: dict[Formula, tuple[Tensor, Replay]] = {}  # with the numbers that they read
+        self.replays: dict[Formula, tuple[Tensor, Callable[[], None]]] = {}  # with the numbers that they read
 
     def run(self, formula: Formula, values: list[Any]) -> None:
         """Takes a step by a formula and its floats of now, in order."""
@@ -41,20 +43,25 @@ class Batch:
             bucket.run(formula, numbers if compiles else values, bucket.gradients() if view is None else view)
         if self.recorded:
             self.replay(formula, numbers)
-        if compiles:  # kernels do not tell autograd what they change
-            torch.autograd.graph.increment_version([*self.params, *[bucket.p for bucket in self.direct]])
+        # neither kernels nor replays tell autograd what they change
+        torch.autograd.graph.increment_version(self.params + [bucket.p for bucket in self.direct if compiles])
 
     def replay(self, formula: Formula, numbers: Tensor) -> None:
         """Takes it with the small tensors."""
         torch._foreach_copy_(self.parts, [p.grad for p in self.params])  # type: ignore[misc]
-        if formula not in self.replays:
-            # uncompiled, some operations want them in the tensors' dtype
-            work = torch.promote_types(self.first.p.dtype, torch.float32)
-            kept = torch.empty_like(numbers, dtype=torch.float64 if self.first.compiles else work)
-            self.replays[formula] = kept, Replay(partial(self.launch, formula, kept), self.first.device)
-        kept, replay = self.replays[formula]
-        kept.copy_(numbers)
-        replay()
+        if formula in self.replays:
+            kept, replay = self.replays[formula]
+            kept.copy_(numbers)
+            replay()
+            return
+        # uncompiled, some operations want them in the tensors' dtype
+        work = torch.promote_types(self.first.p.dtype, torch.float32)
+        kept = numbers.to(torch.float64 if self.first.compiles else work, copy=True)
+        launch = partial(self.launch, formula, kept)
+        launch()
+        # what has no kernel after all needs its numbers in Python
+        fits = not self.first.compiles or all(isinstance(bucket.advance, Traced) for bucket in self.recorded)
+        self.replays[formula] = kept, Replay(launch, self.first.device) if fits else launch
 
     def launch(self, formula: Formula, numbers: Tensor) -> None:
         """What is recorded."""
