@@ -50,6 +50,14 @@ def order(t: Tensor) -> list[int]:
     return sorted((i for i in range(t.ndim) if t.shape[i] != 1), key=t.stride)
 
 
+def like(t: Tensor) -> Tensor:
+    """Memory of its own, with the dimensions in the same order; strides of single elements follow from the others."""
+    inner = order(t)
+    dims = [i for i in range(t.ndim) if i not in inner] + inner[::-1]
+    fresh = torch.empty([t.shape[i] for i in dims], dtype=t.dtype, device=t.device)
+    return fresh.permute([dims.index(i) for i in range(t.ndim)])
+
+
 def between(start: Tensor, end: Tensor, weight: Any) -> Tensor:
     """`torch.lerp` in three operations; torch's own also chooses the end from which it rounds better."""
     return start + weight * (end - start)
@@ -89,7 +97,7 @@ class Traced:
         sizes = ShapeEnv(duck_shape=False)  # those that happen to be equal here stay two
         mode = FakeTensorMode(shape_env=sizes)
         # own memory each, so that none of these counts as a view of another
-        fakes = [mode.from_tensor(torch.empty_like(t), static_shapes=i in fixed) for i, t in enumerate(examples)]
+        fakes = [mode.from_tensor(like(t), static_shapes=i in fixed) for i, t in enumerate(examples)]
         several: Any = (size for t in fakes for size in t.shape if type(size) is torch.SymInt)
         self.symbols = [size.node.expr for size in several]
         self.free = [i for i in range(len(examples)) if i not in fixed]
@@ -106,9 +114,11 @@ class Traced:
         with config.patch(enable_autograd_cache=False):  # inductor's own cache is what serves here
             compile_fx(graph, inputs, keep, tuning(examples[0]) | options)
         (self.run,) = (code.current_callable for code in made)
-        if any(size.is_number for size in sizes.replacements.values()):
-            raise ValueError('the function depends on the sizes it was traced with')
         self.conditions = [guard.expr for guard in sizes.guards]
+        if any(size.is_number for size in sizes.replacements.values()) or not all(
+            condition.free_symbols <= {*self.symbols} for condition in self.conditions
+        ):
+            raise ValueError('the function depends on the sizes it was traced with')
 
     def __call__(self, *tensors: Tensor) -> Any:
         return self.run(list(tensors))

@@ -6,6 +6,7 @@ import io
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -142,6 +143,17 @@ def test_what_a_gpu_replays_reads_gradients_and_rates_of_now(
         results.append(train(optimizer, params, start=4))
     kernels.cache_clear()
     assert apart(*results) < bound
+
+
+@pytest.mark.skipif(not can_compile('cpu'), reason='no C++ compiler')
+def test_kernels_of_torchs_cache_fit_whatever_the_strides_of_single_elements(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """adafactorbv's means have odd ones; the second time the kernel comes from the cache, with conditions on them."""
+    monkeypatch.setenv('TORCHINDUCTOR_CACHE_DIR', str(tmp_path))
+    for name in ('adafactorbv', 'adafactorbvc'):
+        params = parameters([(300, 200), (1, 57, 192), (40, 50)])
+        train(create_optimizer(params, name, lr=1e-4, weight_decay=0.1, compile=True), params, steps=1)
 
 
 @pytest.mark.skipif(not can_compile('cpu'), reason='no C++ compiler')
