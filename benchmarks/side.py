@@ -4,6 +4,7 @@ import os
 import statistics
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping
 
 # glibc gives large blocks back to the kernel when they are freed and has their pages cleared again for the next
@@ -27,19 +28,21 @@ class Side:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | dict(environment)
         )
+        self.told: deque[str] = deque()
 
     def tell(self, job: str) -> None:
         """Give one job, without waiting for the answer."""
         assert self.process.stdin
         self.process.stdin.write(f'{job}\n')
         self.process.stdin.flush()
+        self.told.append(job)
 
     def hear(self) -> str:
         """The answer to the first job that is not answered yet."""
         assert self.process.stdout
-        answer = self.process.stdout.readline()
+        answer, job = self.process.stdout.readline(), self.told.popleft()
         if not answer:
-            raise RuntimeError('a side of the benchmark died')
+            raise RuntimeError(f'a side of the benchmark died at {job!r}')
         return answer.strip()
 
     def ask(self, job: str) -> str:

@@ -47,6 +47,9 @@ def train(name: str, device: str, own_graph: bool = False, **options: Any) -> li
 
 
 def main() -> int:
+    if not torch.cuda.is_available():
+        print('tests.gpu needs a CUDA GPU; torch sees none')
+        return 2
     cases: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in NAMES]
     cases += [(name, {'capturable': True, 'own_graph': True}) for name in ('lion', 'lamb')]
     failed = 0

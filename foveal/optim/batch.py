@@ -36,13 +36,13 @@ class Batch:
     def run(self, formula: Formula, values: list[Any]) -> None:
         """Takes a step by a formula and its floats of now, in order."""
         compiles = self.first.compiles
-        numbers = pack(values, self.first.device) if compiles or self.recorded else torch.empty(0)
+        given: Any = pack(values, self.first.device) if compiles else values
         # beforehand, since a kernel fills the caches: among them each view takes three times as long
         views = [None if bucket.parts else bucket.gradients() for bucket in self.direct]
         for bucket, view in zip(self.direct, views, strict=True):
-            bucket.run(formula, numbers if compiles else values, bucket.gradients() if view is None else view)
+            bucket.run(formula, given, bucket.gradients() if view is None else view)
         if self.recorded:
-            self.replay(formula, numbers)
+            self.replay(formula, given if compiles else pack(values, self.first.device))
         # neither kernels nor replays tell autograd what they change
         torch.autograd.graph.increment_version(self.params + [bucket.p for bucket in self.direct if compiles])
 

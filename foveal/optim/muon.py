@@ -40,7 +40,7 @@ class Muon(Optimizer):
     scale_eps: bool = False  # add sqrt(columns / rows) eps to the norm
     decay = 'decoupled'
     # stacked, matrices of a shape share their products; a million elements fill any processor alone
-    traits: ClassVar[dict[str, Traits]] = {'': Traits('tensors', False, True, stack=2**20), 'fallback': Traits()}
+    traits: ClassVar = {'': Traits('tensors', compile=False, record=True, stack=2**20), 'fallback': Traits()}
 
     def complete(self, values: dict[str, Any]) -> None:
         if values['algo'] == 'adamuon' and values['adjust_lr_fn'] == 'original':
