@@ -446,6 +446,22 @@ def test_skipped_images_make_their_batch_smaller_and_nothing_else(folder: Path, 
     assert sorted(row['name'] for row in evaluation.bad.merged()) == ['c0/009.jpg', 'c1/004.jpg', 'c1/010.jpg']
 
 
+def test_batches_do_not_depend_on_what_is_worked_on_together(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def batches(splits: int) -> tuple[list, list]:
+        loader = make(broken, 20, bad_samples='skip', num_aug_splits=splits)
+        return tensors(loader), loader.bad.merged()
+
+    whole = {splits: batches(splits) for splits in (0, 2)}
+    for group, most in ((1, 1 << 30), (3, 1 << 30), (16, 1), (16, 3000)):
+        monkeypatch.setattr('foveal.data.fetch.GROUP', group)
+        monkeypatch.setattr('foveal.data.fetch.GROUP_BYTES', most)
+        for splits, (images, bad) in whole.items():
+            again, bad_again = batches(splits)
+            assert len(bad) >= 2
+            assert same(images, again)
+            assert bad == bad_again
+
+
 def test_too_many_bad_images_end_the_run(broken: Path) -> None:
     loader = make(broken, is_training=False, bad_samples='skip', bad_limit=2)
     with pytest.raises(UnreadableImageError, match=r'3 images cannot be read, more than bad_limit=2'):

@@ -68,6 +68,11 @@ class Picture:
         if channels not in PILLOW_MODES:
             raise UnreadableImageError(f'it has {self.jpeg.components} channels, {channels} are asked for')
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds: of its file, or of its pixels."""
+        return len(self.jpeg.data) if self.array is None else self.array.nbytes  # type: ignore[union-attr]
+
     def pixels(self, window: Window | None = None, least: tuple[int, int] | None = None) -> np.ndarray:
         """The image, or a part of it.
 

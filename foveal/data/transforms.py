@@ -95,6 +95,12 @@ class Pipeline(Protocol):
 
     preprocess: Preprocess
 
+    def base(self, image: AnyImage, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Crop and flips: the clean image (height, width, channels)."""
+
+    def augment_all(self, images: list[np.ndarray], rngs: list[np.random.Generator]) -> list[np.ndarray]:
+        """Everything after crop and flips, on arrays (height, width, channels), each with its own generator."""
+
     def array(self, image: AnyImage, rng: np.random.Generator | None = None) -> np.ndarray:
         """The pixels (height, width, channels) that the model will see, not normalised."""
 
@@ -264,10 +270,17 @@ class EvalTransform:
             border_pixels,
         )
 
-    def array(self, image: AnyImage, rng: np.random.Generator | None = None) -> np.ndarray:
+    def base(self, image: AnyImage, rng: np.random.Generator | None = None) -> np.ndarray:
         """The crop, (height, width, channels)."""
         del rng
         return self.crop(as_picture(image, self.preprocess.input_size[0]))
+
+    array = base
+
+    def augment_all(self, images: list[np.ndarray], rngs: list[np.random.Generator]) -> list[np.ndarray]:
+        """The images as they are."""
+        del rngs
+        return images
 
     def __call__(self, image: AnyImage, rng: np.random.Generator | None = None) -> torch.Tensor:
         return self.final(self.array(image, rng), rng)
@@ -294,21 +307,18 @@ class TrainTransform:
 
     def augment(self, image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
         """Everything after crop and flips, on an array (height, width, channels)."""
-        rng = rng or np.random.default_rng()
+        return self.augment_all([image], [rng or np.random.default_rng()])[0]
+
+    def augment_all(self, images: list[np.ndarray], rngs: list[np.random.Generator]) -> list[np.ndarray]:
+        """`augment` of several images, change by change: after the first image a change's code is in the cache."""
         for change in self.changes:
-            image = change(image, rng)
-        return image
+            images = [change(image, rng) for image, rng in zip(images, rngs, strict=True)]
+        return images
 
     def array(self, image: AnyImage, rng: np.random.Generator | None = None) -> np.ndarray:
         """The augmented image (height, width, channels)."""
         rng = rng or np.random.default_rng()
         return self.augment(self.base(image, rng), rng)
-
-    def splits(self, image: AnyImage, rng: np.random.Generator | None = None, count: int = 2) -> list[np.ndarray]:
-        """One crop `count` times: clean, then augmented by different chances (arXiv:1912.02781, section 3)."""
-        rng = rng or np.random.default_rng()
-        clean = self.base(image, rng)
-        return [clean, *(self.augment(clean, rng) for _ in range(count - 1))]
 
     def __call__(self, image: AnyImage, rng: np.random.Generator | None = None) -> torch.Tensor:
         rng = rng or np.random.default_rng()
