@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from foveal.data import Mixup, RandomErasing, soft_targets
-from foveal.data.philox import philox, seeds_of, uniform
-from foveal.data.random_erasing import Box
+from foveal.data.philox import philox, seeds_of, uniform, words
 from tests.reference import rows
 
 REFERENCE = dict(rows('augment'))
@@ -43,7 +42,7 @@ def addresses(count: int, epoch: int = 0) -> torch.Tensor:
 
 
 def test_numbers_of_addresses_are_spread_as_they_should_be() -> None:
-    numbers = uniform(addresses(50_000).numpy(), np.zeros(50_000), 7)
+    numbers = uniform(words(addresses(50_000).numpy(), np.zeros(50_000), 7))
     assert numbers.min() >= 0
     assert numbers.max() < 1
     counts, _ = np.histogram(numbers, 100, (0, 1))
@@ -52,7 +51,7 @@ def test_numbers_of_addresses_are_spread_as_they_should_be() -> None:
 
 
 def test_noise_of_neighbours_has_nothing_in_common() -> None:
-    seeds = seeds_of(addresses(20_000).numpy(), np.ones(20_000), 7)
+    seeds = seeds_of(words(addresses(20_000).numpy(), np.ones(20_000), 7))
     assert len(set(seeds)) == 20_000
     generator = torch.Generator()
     gauss = torch.stack([torch.randn(4, generator=generator.manual_seed(seed)) for seed in seeds])
@@ -120,9 +119,10 @@ def test_boxes_are_filled_as_the_mode_says() -> None:
 
 
 def test_boxes_of_one_image_have_noise_of_their_own() -> None:
-    where = addresses(1)
-    boxes = [Box(0, number, 0, 0, 8, 8) for number in range(3)]
-    noise = RandomErasing(1.0, mode='pixel', max_count=3).noise(boxes, where, torch.zeros(1, 3, 16, 16), 0)
+    erasing = RandomErasing(1.0, mode='pixel', min_count=3)
+    boxes = erasing.boxes(addresses(1), (16, 16), 0)
+    noise = [erasing.noise(box._replace(height=8, width=8), 3, torch.device('cpu')) for box in boxes]
+    assert len(noise) == 3
     assert np.abs(np.corrcoef([part.flatten().numpy() for part in noise])[np.triu_indices(3, 1)]).max() < 0.3
 
 

@@ -5,6 +5,7 @@ ten rounds of multiplication, so what an address draws does not depend on what i
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -47,12 +48,12 @@ def words(addresses: np.ndarray, draws: np.ndarray, seed: int) -> list[np.ndarra
     return philox(counter, (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF))
 
 
-def uniform(addresses: np.ndarray, draws: np.ndarray, seed: int) -> np.ndarray:
-    """Numbers in [0, 1) of samples' addresses, float32 (..., 4), of 24 bits; arguments as in `words`."""
-    return (np.stack(words(addresses, draws, seed), axis=-1) >> np.uint64(8)).astype(np.float32) * np.float32(2**-24)
+def uniform(words: Sequence[np.ndarray]) -> np.ndarray:
+    """Numbers in [0, 1) of what `words` gave (...), float32 (..., 4), of 24 bits."""
+    return (np.stack(words, axis=-1) >> np.uint64(8)).astype(np.float32) * np.float32(2**-24)
 
 
-def seeds_of(addresses: np.ndarray, draws: np.ndarray, seed: int) -> list[int]:
-    """Seeds of 63 bits for generators of samples' addresses; arguments as in `words`."""
-    low, high, *_ = words(addresses, draws, seed)
+def seeds_of(words: Sequence[np.ndarray]) -> list[Any]:
+    """Seeds of 63 bits for generators, of what `words` gave: integers in lists of the same shape."""
+    low, high, *_ = words
     return (low | (high >> np.uint64(1)) << HALF).tolist()

@@ -9,7 +9,7 @@ WORD = 1 << 64
 
 
 class Key(ISeedSequence):
-    """A key for Philox that is taken as it is.
+    """The state that a bit generator begins with, taken as it is.
 
     `Philox(key=...)` asks the operating system for entropy first and hashes it, for nothing: 9 us instead of 3, and
     among other work, when the caches are cold, 53 instead of 24.
@@ -19,7 +19,7 @@ class Key(ISeedSequence):
         self.words = np.array(words, np.uint64)
 
     def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
-        """The two words that Philox asks for."""
+        """The words; as many as the bit generator asks for have to be given, two for Philox and three for SFC64."""
         del n_words, dtype
         return self.words
 
