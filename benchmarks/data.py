@@ -1,9 +1,10 @@
 """Speed of loading: `python -m benchmarks.data`.
 
 JPEG files of 500x375 pixels (quality 92), cut from scikit-learn's two photographs, to batches of 64 normalised images
-of 224x224 on the CPU, in this process alone and by two workers. With `--peer PYTHON` (or PEER_PYTHON set), the
-interpreter of an environment that holds timm, both libraries are timed in one run, in turns, each with the allocator
-as users have it. The first row is the limit: the same files decoded whole, and nothing else.
+of 224x224 on the CPU, in this process alone and by two workers: 2,048 of them, since of short epochs the ends count,
+where workers have nothing to do. With `--peer PYTHON` (or PEER_PYTHON set), the interpreter of an environment that
+holds timm, both libraries are timed in one run, in turns, each with the allocator as users have it. The first row is
+the limit: the same files decoded whole, and nothing else.
 
 `--memory` shows instead what the workers hold of their own over 20 epochs of a million file names.
 """
@@ -19,7 +20,7 @@ from PIL import Image
 
 from benchmarks.side import Side, compare, interpreters, versus
 
-IMAGES, BATCH = 512, 64
+IMAGES, BATCH = 2048, 64
 JOBS = ('limit', 'flip', 'jitter', 'randaugment', 'evaluation')
 
 WORKER = """

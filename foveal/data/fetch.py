@@ -18,7 +18,7 @@ from foveal.data.stream import StreamDataset
 from foveal.data.transforms import Pipeline
 
 # samples that are worked on together, and what their encoded or decoded images may hold before there are fewer
-GROUP, GROUP_BYTES = 16, 32 << 20
+GROUP, GROUP_BYTES = 32, 32 << 20
 
 
 class Request(NamedTuple):
