@@ -53,10 +53,11 @@ class Adafactor(Optimizer):
     def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
         square, dims = g * g, tuple(int(dim) + 1 for dim in h.kind.split()[1:])
         if dims:
-            rows = s.exp_avg_sq_row.lerp_(average(square, dims[1]) + h.eps, h.weight2).unsqueeze(dims[1])
-            weights, weighed = weigh(square, rows, dims)  # and then columns, in one pass over what is in the cache
+            rows = kept(s.exp_avg_sq_row.lerp_(average(square, dims[1]) + h.eps, h.weight2)).unsqueeze(dims[1])
+            weights, weighed = weigh(square, rows, dims[0])  # and then columns, in one pass over what is in the cache
             columns = s.exp_avg_sq_col.lerp_(average(square, dims[0]) + h.eps, h.weight2).unsqueeze(dims[0])
-            d = by_factors(g, weights, weighed, columns, h.clip_threshold, rate(p, h))
+            scales = rows.mean(dims[0], keepdim=True) / columns
+            d = by_factors(g, weights, weighed, scales, h.clip_threshold, rate(p, h))
         else:
             d = by_squares(g, s.exp_avg_sq.lerp_(square + h.eps, h.weight2), h.clip_threshold, rate(p, h))
         return d if s.exp_avg is None else s.exp_avg.lerp_(d, 1 - h.beta1)
@@ -74,38 +75,34 @@ def average(x: Tensor, dim: int) -> Tensor:
     return x.mean(dim)
 
 
-def weigh(square: Tensor, rows: Tensor, dims: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Weights of rows by their means, over dims[1], and means of squared gradients so weighted, over dims[0]."""
-    weights = inverse_root(rows / rows.mean(dims[0], keepdim=True))
-    return weights, average(square * weights.square(), dims[0]).unsqueeze(dims[0])
+def weigh(square: Tensor, rows: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """The inverse roots of the rows' means, and means over `dim` of squared gradients over the rows'."""
+    weights = kept(rows.rsqrt())
+    return weights, average(square * weights.square(), dim).unsqueeze(dim)
 
 
-def by_factors(g: Tensor, weights: Tensor, weighed: Tensor, columns: Tensor, limit: Any, rate: Any = 1.0) -> Tensor:
-    """The gradient over the root of its second moment, which is an outer product of means over two dimensions.
+def by_factors(g: Tensor, weights: Tensor, weighed: Tensor, scales: Tensor, limit: Any, rate: Any = 1.0) -> Tensor:
+    """The gradient over the root of its second moment, which is rows times columns over the mean of the rows.
 
     Args:
         weights, weighed: Of rows, as `weigh` gives them.
-        columns: Means over dims[0].
+        scales: The mean of the rows over the columns.
         limit: Largest root mean square of the result before the rate; None leaves it.
     """
-    b = inverse_root(columns)
     if limit is not None:  # without a pass over the result
-        rate = rate / (mean(weighed * b.square()).sqrt() / limit).clamp(min=1.0)
-    return rate * weights * g * b
+        rate = rate / (mean(weighed * scales).sqrt() / limit).clamp(min=1.0)
+    return weights * g * kept(rate * scales.sqrt())
 
 
 def by_squares(g: Tensor, squares: Tensor, limit: Any, rate: Any = 1.0) -> Tensor:
     """Likewise by a full second moment."""
-    d = g * (squares.rsqrt() if squares.shape[0] == 1 else inverse_root(squares))
+    d = g * squares.rsqrt()
     return rate * d if limit is None else rate / (rms(d) / limit).clamp(min=1.0) * d
 
 
-def inverse_root(x: Tensor) -> Tensor:
-    """x ** -0.5 for several uses: inductor keeps what comes of a logarithm, and repeats `rsqrt` wherever it is used.
-
-    That takes less time for a vector, but of stacked vectors its kernels fail with a KeyError (torch 2.14).
-    """
-    return (-0.5 * x.log()).exp()
+def kept(x: Tensor) -> Tensor:
+    """The same, on a CPU written to memory: inductor would compute it again for every few elements it is used for."""
+    return x.as_strided(x.shape, x.stride()) if x.device.type == 'cpu' else x
 
 
 def rate(p: Tensor, h: Any) -> Any:
@@ -174,10 +171,11 @@ class AdafactorBigVision(Optimizer):
     def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
         square, dims = g * g, tuple(int(dim) + 1 for dim in h.kind.split()[1:])
         if dims:
-            rows = s.exp_avg_sq_r.lerp_(average(square, dims[1]).unsqueeze(dims[1]) + h.floor, 1 - h.beta2)
-            weights, weighed = weigh(square, rows, dims)
+            rows = kept(s.exp_avg_sq_r.lerp_(average(square, dims[1]).unsqueeze(dims[1]) + h.floor, 1 - h.beta2))
+            weights, weighed = weigh(square, rows, dims[0])
             columns = s.exp_avg_sq_c.lerp_(average(square, dims[0]).unsqueeze(dims[0]) + h.floor, 1 - h.beta2)
-            d = by_factors(g, weights, weighed, columns, h.clipping_threshold)
+            scales = rows.mean(dims[0], keepdim=True) / columns
+            d = by_factors(g, weights, weighed, scales, h.clipping_threshold)
         else:
             d = by_squares(g, s.exp_avg_sq.lerp_(square + h.floor, 1 - h.beta2), h.clipping_threshold)
         return h.lr * (d if h.momentum is None else s.exp_avg.lerp_(d, 1 - h.momentum))
