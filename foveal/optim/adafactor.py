@@ -53,11 +53,8 @@ class Adafactor(Optimizer):
     def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
         square, dims = g * g, tuple(int(dim) + 1 for dim in h.kind.split()[1:])
         if dims:
-            rows = kept(s.exp_avg_sq_row.lerp_(average(square, dims[1]) + h.eps, h.weight2)).unsqueeze(dims[1])
-            weights, weighed = weigh(square, rows, dims[0])  # and then columns, in one pass over what is in the cache
-            columns = s.exp_avg_sq_col.lerp_(average(square, dims[0]) + h.eps, h.weight2).unsqueeze(dims[0])
-            scales = rows.mean(dims[0], keepdim=True) / columns
-            d = by_factors(g, weights, weighed, scales, h.clip_threshold, rate(p, h))
+            rows, columns = s.exp_avg_sq_row.unsqueeze(dims[1]), s.exp_avg_sq_col.unsqueeze(dims[0])
+            d = by_factors(g, moments(square, rows, columns, dims, h.eps, h.weight2), h.clip_threshold, rate(p, h))
         else:
             d = by_squares(g, s.exp_avg_sq.lerp_(square + h.eps, h.weight2), h.clip_threshold, rate(p, h))
         return d if s.exp_avg is None else s.exp_avg.lerp_(d, 1 - h.beta1)
@@ -67,28 +64,41 @@ class Adafactor(Optimizer):
         return d + rate(p, h) * h.decay * p
 
 
-def average(x: Tensor, dim: int) -> Tensor:
-    """Mean over a dimension. Sums of eights come first where it is not the last: memory is then read in few streams."""
-    n = x.shape[dim]
-    if dim + 1 < x.ndim and n > 8 and n % 8 == 0:
-        return x.unflatten(dim, (n // 8, 8)).sum(dim + 1).sum(dim) / n
-    return x.mean(dim)
+def averages(dim: int, *tensors: Tensor) -> Sequence[Tensor]:
+    """Means over a dimension, which is kept as one of 1.
+
+    Where it is not the last, sums of eights come first, so that memory is read in few streams; then all at once.
+    """
+    n = tensors[0].shape[dim]
+    if dim + 1 < tensors[0].ndim and n > 8 and n % 8 == 0:
+        eights = torch.stack([x.unflatten(dim, (n // 8, 8)).sum(dim + 1) for x in tensors])
+        return (eights.sum(dim + 1, keepdim=True) / n).unbind()
+    return [x.mean(dim, keepdim=True) for x in tensors]
 
 
-def weigh(square: Tensor, rows: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """The inverse roots of the rows' means, and means over `dim` of squared gradients over the rows'."""
+def moments(
+    square: Tensor, rows: Tensor, columns: Tensor, dims: Sequence[int], floor: float, weight: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Moves running means over dims[1] (rows) and dims[0] (columns) towards squared gradients.
+
+    Returns:
+        The inverse roots of the rows, the means over dims[0] of the squares over the rows, and the mean of the rows
+        over the columns.
+    """
+    rows = kept(rows.lerp_(averages(dims[1], square)[0] + floor, weight))
     weights = kept(rows.rsqrt())
-    return weights, average(square * weights.square(), dim).unsqueeze(dim)
+    weighed, plain = averages(dims[0], square * weights.square(), square)  # in one pass over what is in the cache
+    return weights, weighed, rows.mean(dims[0], keepdim=True) / columns.lerp_(plain + floor, weight)
 
 
-def by_factors(g: Tensor, weights: Tensor, weighed: Tensor, scales: Tensor, limit: Any, rate: Any = 1.0) -> Tensor:
+def by_factors(g: Tensor, factors: tuple[Tensor, Tensor, Tensor], limit: Any, rate: Any = 1.0) -> Tensor:
     """The gradient over the root of its second moment, which is rows times columns over the mean of the rows.
 
     Args:
-        weights, weighed: Of rows, as `weigh` gives them.
-        scales: The mean of the rows over the columns.
+        factors: What `moments` gives.
         limit: Largest root mean square of the result before the rate; None leaves it.
     """
+    weights, weighed, scales = factors
     if limit is not None:  # without a pass over the result
         rate = rate / (mean(weighed * scales).sqrt() / limit).clamp(min=1.0)
     return weights * g * kept(rate * scales.sqrt())
@@ -171,11 +181,8 @@ class AdafactorBigVision(Optimizer):
     def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
         square, dims = g * g, tuple(int(dim) + 1 for dim in h.kind.split()[1:])
         if dims:
-            rows = kept(s.exp_avg_sq_r.lerp_(average(square, dims[1]).unsqueeze(dims[1]) + h.floor, 1 - h.beta2))
-            weights, weighed = weigh(square, rows, dims[0])
-            columns = s.exp_avg_sq_c.lerp_(average(square, dims[0]).unsqueeze(dims[0]) + h.floor, 1 - h.beta2)
-            scales = rows.mean(dims[0], keepdim=True) / columns
-            d = by_factors(g, weights, weighed, scales, h.clipping_threshold)
+            factors = moments(square, s.exp_avg_sq_r, s.exp_avg_sq_c, dims, h.floor, 1 - h.beta2)
+            d = by_factors(g, factors, h.clipping_threshold)
         else:
             d = by_squares(g, s.exp_avg_sq.lerp_(square + h.floor, 1 - h.beta2), h.clipping_threshold)
         return h.lr * (d if h.momentum is None else s.exp_avg.lerp_(d, 1 - h.momentum))
