@@ -106,7 +106,8 @@ def by_factors(g: Tensor, factors: tuple[Tensor, Tensor, Tensor], limit: Any, ra
 
 def by_squares(g: Tensor, squares: Tensor, limit: Any, rate: Any = 1.0) -> Tensor:
     """Likewise by a full second moment."""
-    d = g * squares.rsqrt()
+    # of stacked vectors inductor's kernels fail with a KeyError where `rsqrt` is used again (torch 2.14)
+    d = g * (squares.rsqrt() if squares.shape[0] == 1 else (-0.5 * squares.log()).exp())
     return rate * d if limit is None else rate / (rms(d) / limit).clamp(min=1.0) * d
 
 
