@@ -21,7 +21,11 @@ class Batch:
     """
 
     def __init__(self, buckets: list[Bucket]) -> None:
-        self.first, self.buckets = buckets[0], buckets
+        self.first = buckets[0]
+        self.members = [p for bucket in buckets for p in bucket.params]
+        self.places = [(state, name) for bucket in buckets for state in bucket.states for name in bucket.names]
+        self.held = [state[name] for state, name in self.places]  # so that no other tensor can have their identities
+        self.seen = self.look()
         self.direct = [bucket for bucket in buckets if not bucket.records]
         self.recorded = [bucket for bucket in buckets if bucket.records]
         self.params = [p for bucket in self.recorded for p in bucket.params]
@@ -32,6 +36,14 @@ class Batch:
             for part, p in zip(parts, self.params, strict=True)
         ]
         self.replays: dict[Formula, tuple[Tensor, Callable[[], None]]] = {}  # with the numbers that they read
+
+    def look(self) -> tuple[list[int], list[int]]:
+        """Where the parameters lie, and which tensors the states are."""
+        return [p.data_ptr() for p in self.members], [id(state[name]) for state, name in self.places]
+
+    def current(self) -> bool:
+        """Whether the tensors are still those seen when the batch was made."""
+        return self.look() == self.seen
 
     def run(self, formula: Formula, values: list[Any]) -> None:
         """Takes a step by a formula and its floats of now, in order."""

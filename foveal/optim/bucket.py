@@ -47,22 +47,16 @@ class Bucket:
         self.gradient_dtype = params[0].grad.dtype
         self.strides = [local(p).stride() for p in params]
         self.sizes = [t.numel() for t in self.pieces]
+        self.lone = params[0] if len(params) == 1 and not loose and not self.distributed else None
         self.p = self.stack(self.pieces)
         self.layout = self.p.shape, self.p.stride()
         self.parts = list(self.split(self.p)) if len(members) > 1 else []
         self.tensors = [self.keep(name) for name in names]
-        self.seen = [(state, name, state[name]) for state in states for name in names]
-        self.pointers = [p.data_ptr() for p in params]
         self.device = self.p.device
         self.small = max(self.sizes) <= SMALL_CUDA and not loose and not self.distributed
         self.compiles = self.records = False
         self.formula: Formula | None = None
         self.advance: Callable[..., None] | None = None
-
-    def current(self) -> bool:
-        """Whether the tensors are still those seen when the bucket was made."""
-        there = [p.data_ptr() for p in self.params] == self.pointers
-        return there and all(state[name] is t for state, name, t in self.seen)
 
     def view(self, t: Tensor, p: Tensor) -> Tensor:
         """A parameter or one of its states as the update sees it before stacking, in the same memory."""
@@ -73,6 +67,12 @@ class Bucket:
 
     def gradients(self) -> Tensor:
         """The gradients as the update gets them."""
+        if self.lone is not None:  # in fewer operations: there are many such buckets
+            g = self.lone.grad
+            assert g is not None
+            if g.stride() == self.strides[0] and g.dtype == self.gradient_dtype:
+                # of one tensor in its shape the first dimension is left out, since a view takes time
+                return g if self.sees == 'tensors' else g.as_strided(*self.layout)
         parts: list[Tensor] = [p.grad for p in self.params]  # type: ignore[misc]
         if self.distributed:
             parts = [local(g) for g in parts]
@@ -81,7 +81,7 @@ class Bucket:
         for i, (g, stride) in enumerate(zip(parts, self.strides, strict=True)):
             if g.stride() != stride or g.dtype != self.gradient_dtype:  # in the parameter's order of memory
                 parts[i] = torch.empty_strided(g.shape, stride, dtype=self.gradient_dtype, device=g.device).copy_(g)
-        if len(parts) == 1:  # of one tensor in its shape the first dimension is left out, since a view takes time
+        if len(parts) == 1:
             return parts[0] if self.sees == 'tensors' else parts[0].as_strided(*self.layout)
         if self.sees != 'tensors':
             flat = zip(parts, self.sizes, strict=True)

@@ -186,7 +186,7 @@ class Optimizer(Fields, torch.optim.Optimizer):
         """The group's buckets, together where formula and numbers are the same; made anew for other tensors."""
         past, plan = self._plans.get(index, ([], []))
         same = len(past) == len(params) and all(map(is_, past, params))
-        if same and all(bucket.current() for batch in plan for bucket in batch.buckets):
+        if same and all(batch.current() for batch in plan):
             return plan
         size = sum(p.numel() for g in self.param_groups for p in g['params'])
         rows, unseen = [], NOT_HANDED.union(self.aside)

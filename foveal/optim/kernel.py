@@ -23,8 +23,7 @@ class Kernel(Traced):
 
         super().__init__(advance, examples, {2}, change, **options)
 
-    def __call__(self, *tensors: Tensor) -> None:
-        p, g, numbers, *states = tensors
+    def __call__(self, p: Tensor, g: Tensor, numbers: Tensor, *states: Tensor) -> None:  # type: ignore[override]
         if self.last[0] is not numbers:
             self.last = numbers, self.prepare(numbers)
         self.run([p, g, self.last[1], *states])
