@@ -1,5 +1,6 @@
 """From the addresses of a batch to its pixels: what a worker process does."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from foveal.data.sampler import BatchPlan
 from foveal.data.stream import StreamDataset
 from foveal.data.transforms import Pipeline
 
-# samples that are worked on together, and what their encoded or decoded images may hold before there are fewer
+# samples that are worked on together, and the bytes before and after cropping from which on there are fewer
 GROUP, GROUP_BYTES = 32, 32 << 20
 
 
@@ -126,6 +127,7 @@ class Fetcher(Dataset[RawBatch]):
         as between decoding and resizing.
         """
         group, held = list[Opened](), 0
+        cropped = math.prod(self.transforms[plan.choice].preprocess.input_size)
         for place, (epoch, index, repeat) in enumerate(plan.addresses.tolist()):
             try:
                 encoded = plan.samples[place].image if plan.samples else self.dataset.read(index)
@@ -136,7 +138,7 @@ class Fetcher(Dataset[RawBatch]):
                 bad[place] = self.bad(plan, place, error)
                 continue
             group.append(Opened(place, picture, sample_rng(self.dataset.seed, epoch, index, repeat)))
-            held += picture.nbytes
+            held += picture.nbytes + cropped
             if len(group) == GROUP or held > GROUP_BYTES:
                 yield group
                 group, held = [], 0
