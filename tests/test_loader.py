@@ -1,5 +1,6 @@
 """Which samples come in which batch, bit for bit."""
 
+import gc
 import io
 import json
 import struct
@@ -460,6 +461,38 @@ def test_batches_do_not_depend_on_what_is_worked_on_together(broken: Path, monke
             assert len(bad) >= 2
             assert same(images, again)
             assert bad == bad_again
+
+
+class Pixels:
+    """A reader of one small image; where `collects`, Python looks for garbage at every sample."""
+
+    classes, task, origin = ('a', 'b'), 'class', 'pixels'
+
+    def __init__(self, collects: bool) -> None:
+        self.collects, self.targets, self.image = collects, np.arange(64) % 2, np.zeros((8, 8, 3), np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+    def read(self, index: int) -> np.ndarray:
+        if self.collects:
+            gc.collect()
+        return self.image
+
+
+def test_a_search_for_garbage_does_not_copy_the_main_process_into_its_workers() -> None:
+    held = {}
+    for collects in (False, True):
+        loader = create_loader(ImageDataset(Pixels(collects), np.arange(64)), 8, 4, num_workers=1, no_aug=True)
+        list(loader)
+        (worker,) = loader.batches._iterator._workers
+        rows = Path(f'/proc/{worker.pid}/smaps_rollup').read_text().splitlines()
+        held[collects] = sum(int(row.split()[1]) for row in rows if row.startswith('Private_')) / 1024
+    # MB; this process has at least 40 of Python's objects, which the search would write to
+    assert held[True] < held[False] + 10
 
 
 def test_too_many_bad_images_end_the_run(broken: Path) -> None:

@@ -1,6 +1,7 @@
 """Batches on the device, in an order that a seed and two integers decide."""
 
 import atexit
+import gc
 import signal
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -280,6 +281,8 @@ def begin_worker(worker: int) -> None:
     """
     del worker
     cv2.setNumThreads(0)
+    # a collection would write to every object of the main process, 40 MB of them, and so copy their pages
+    gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
 
