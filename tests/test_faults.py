@@ -137,7 +137,8 @@ def test_signals(config: TrainConfig, whole: Path, monkeypatch: pytest.MonkeyPat
 
 def test_killed_worker(config: TrainConfig, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before_update(monkeypatch, 6, lambda: active_children()[0].kill())
-    with pytest.raises(ChildProcessError, match=r'DataLoader worker .* is killed by signal.*--resume'):
+    # torch says one or the other, by whether it notices the signal or the silence first
+    with pytest.raises(ChildProcessError, match=r'worker .* (is killed by signal|exited unexpectedly).*--resume'):
         train(replace(config, workers=1, save_updates=1, batch_size=12))
     assert checkpoint.load(config.output, 'last').header['epoch'] == 1
     train(replace(config, resume='auto'))
