@@ -127,7 +127,7 @@ class Fetcher(Dataset[RawBatch]):
         as between decoding and resizing.
         """
         group, held = list[Opened](), 0
-        cropped = math.prod(self.transforms[plan.choice].preprocess.input_size)
+        crop_bytes = math.prod(self.transforms[plan.choice].preprocess.input_size)
         for place, (epoch, index, repeat) in enumerate(plan.addresses.tolist()):
             try:
                 encoded = plan.samples[place].image if plan.samples else self.dataset.read(index)
@@ -138,7 +138,7 @@ class Fetcher(Dataset[RawBatch]):
                 bad[place] = self.bad(plan, place, error)
                 continue
             group.append(Opened(place, picture, sample_rng(self.dataset.seed, epoch, index, repeat)))
-            held += picture.nbytes + cropped
+            held += picture.nbytes + crop_bytes
             if len(group) == GROUP or held > GROUP_BYTES:
                 yield group
                 group, held = [], 0

@@ -91,14 +91,14 @@ def moments(
     return weights, weighed, rows.mean(dims[0], keepdim=True) / columns.lerp_(plain + floor, weight)
 
 
-def by_factors(g: Tensor, factors: tuple[Tensor, Tensor, Tensor], limit: Any, rate: Any = 1.0) -> Tensor:
+def by_factors(g: Tensor, second: tuple[Tensor, Tensor, Tensor], limit: Any, rate: Any = 1.0) -> Tensor:
     """The gradient over the root of its second moment, which is rows times columns over the mean of the rows.
 
     Args:
-        factors: What `moments` gives.
+        second: What `moments` gives.
         limit: Largest root mean square of the result before the rate; None leaves it.
     """
-    weights, weighed, scales = factors
+    weights, weighed, scales = second
     if limit is not None:  # without a pass over the result
         rate = rate / (mean(weighed * scales).sqrt() / limit).clamp(min=1.0)
     return weights * g * kept(rate * scales.sqrt())
@@ -182,8 +182,8 @@ class AdafactorBigVision(Optimizer):
     def update(p: Tensor, g: Tensor, s: Any, h: Any) -> Tensor:
         square, dims = g * g, tuple(int(dim) + 1 for dim in h.kind.split()[1:])
         if dims:
-            factors = moments(square, s.exp_avg_sq_r, s.exp_avg_sq_c, dims, h.floor, 1 - h.beta2)
-            d = by_factors(g, factors, h.clipping_threshold)
+            second = moments(square, s.exp_avg_sq_r, s.exp_avg_sq_c, dims, h.floor, 1 - h.beta2)
+            d = by_factors(g, second, h.clipping_threshold)
         else:
             d = by_squares(g, s.exp_avg_sq.lerp_(square + h.floor, 1 - h.beta2), h.clipping_threshold)
         return h.lr * (d if h.momentum is None else s.exp_avg.lerp_(d, 1 - h.momentum))

@@ -68,25 +68,25 @@ class Bucket:
     def gradients(self) -> Tensor:
         """The gradients as the update gets them."""
         if self.lone is not None:  # in fewer operations: there are many such buckets
-            g = self.lone.grad
-            assert g is not None
-            if g.stride() == self.strides[0] and g.dtype == self.gradient_dtype:
-                # of one tensor in its shape the first dimension is left out, since a view takes time
-                return g if self.sees == 'tensors' else g.as_strided(*self.layout)
+            g = self.ordered(self.lone.grad, self.strides[0])  # type: ignore[arg-type]
+            # of one tensor in its shape the first dimension is left out, since a view takes time
+            return g if self.sees == 'tensors' else g.as_strided(*self.layout)
         parts: list[Tensor] = [p.grad for p in self.params]  # type: ignore[misc]
         if self.distributed:
             parts = [local(g) for g in parts]
         if self.loose:
             return self.stack(parts)
-        for i, (g, stride) in enumerate(zip(parts, self.strides, strict=True)):
-            if g.stride() != stride or g.dtype != self.gradient_dtype:  # in the parameter's order of memory
-                parts[i] = torch.empty_strided(g.shape, stride, dtype=self.gradient_dtype, device=g.device).copy_(g)
-        if len(parts) == 1:
-            return parts[0] if self.sees == 'tensors' else parts[0].as_strided(*self.layout)
+        parts = [self.ordered(g, stride) for g, stride in zip(parts, self.strides, strict=True)]
         if self.sees != 'tensors':
             flat = zip(parts, self.sizes, strict=True)
             parts = [g if g.ndim == 1 else g.as_strided((size,), (1,)) for g, size in flat]
         return self.stack(parts)
+
+    def ordered(self, g: Tensor, stride: tuple[int, ...]) -> Tensor:
+        """A gradient in its parameter's order of memory, and in the dtype that kernels were made for."""
+        if g.stride() == stride and g.dtype == self.gradient_dtype:
+            return g
+        return torch.empty_strided(g.shape, stride, dtype=self.gradient_dtype, device=g.device).copy_(g)
 
     def stack(self, tensors: list[Tensor], out: Tensor | None = None) -> Tensor:
         """Views as the one tensor that the update gets; shares the memory of a single one."""
