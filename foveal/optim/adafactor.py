@@ -67,13 +67,15 @@ class Adafactor(Optimizer):
 def averages(dim: int, *tensors: Tensor) -> Sequence[Tensor]:
     """Means over a dimension, which is kept as one of 1.
 
-    Where it is not the last, sums of eights come first, so that memory is read in few streams; then all at once.
+    Where it is not the last, sums of 32 or 8 come first, so that memory is read in few streams, and little of what one
+    thread writes is read by another.
     """
     n = tensors[0].shape[dim]
-    if dim + 1 < tensors[0].ndim and n > 8 and n % 8 == 0:
-        eights = torch.stack([x.unflatten(dim, (n // 8, 8)).sum(dim + 1) for x in tensors])
-        return (eights.sum(dim + 1, keepdim=True) / n).unbind()
-    return [x.mean(dim, keepdim=True) for x in tensors]
+    few = next((few for few in (32, 8) if n > few and n % few == 0), None)
+    if few is None or dim + 1 == tensors[0].ndim:
+        return [x.mean(dim, keepdim=True) for x in tensors]
+    sums = torch.stack([x.unflatten(dim, (n // few, few)).sum(dim + 1) for x in tensors])
+    return (sums.sum(dim + 1, keepdim=True) / n).unbind()
 
 
 def moments(
