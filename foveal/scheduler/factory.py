@@ -88,8 +88,14 @@ def create_scheduler(
         return None, num_epochs
     if warmup_epochs < 0 or (warmup_epochs >= num_epochs and not warmup_prefix):
         raise ValueError(f'warmup_epochs must be in [0, num_epochs={num_epochs}), got {warmup_epochs}')
-    if cooldown_epochs < 0:
-        raise ValueError(f'cooldown_epochs must be at least 0, got {cooldown_epochs}')
+    # the classes check as well, by names and units of their own
+    for name, value in {'cooldown_epochs': cooldown_epochs, 'min_lr': min_lr, 'warmup_lr': warmup_lr}.items():
+        if not value >= 0:
+            raise ValueError(f'{name} must be at least 0, got {value}')
+    if isinstance(noise, Sequence) and len(noise) not in (1, 2):
+        raise ValueError(f'noise must be a start or a pair (start, end), got {noise}')
+    if plateau_mode not in ('max', 'min'):
+        raise ValueError(f'plateau_mode must be max or min, got {plateau_mode!r}')
     if step_on_epochs:
         unit = 1
     elif sched == 'plateau':
@@ -128,11 +134,14 @@ def create_scheduler(
         )
     elif sched in ('wsd', 'rsqrt'):
         rest = length if warmup_prefix else length - warmup
-        decay = 0.2 if decay_epochs is None else decay_epochs
+        share = 0.2 if decay_epochs is None else decay_epochs
+        decay = round(share * rest if share < 1 else share * unit)
+        if not 0 < decay <= rest:
+            raise ValueError(f'decay_epochs must come to 1 to {rest} steps of the schedule, got {share:g}: {decay}')
         scheduler = WSDLRScheduler(
             optimizer,
             rest,
-            round(decay * rest if decay < 1 else decay * unit),
+            decay,
             lr_min=min_lr,
             stable_fn='rsqrt' if sched == 'rsqrt' else 'constant',
             stable_timescale=None if stable_timescale is None else stable_timescale * unit,
@@ -146,8 +155,8 @@ def create_scheduler(
             optimizer, decay_rate=decay_rate, patience_t=patience_epochs, lr_min=min_lr, mode=plateau_mode, **shared
         )
     else:
-        if sched == 'step' and decay_epochs is None:
-            raise ValueError('step needs decay_epochs, the epochs between two steps')
+        if sched == 'step' and not (decay_epochs or 0) > 0:
+            raise ValueError(f'step needs decay_epochs above 0, the epochs between two steps; got {decay_epochs}')
         decay_t = math.inf if sched == 'constant' or decay_epochs is None else decay_epochs * unit
         scheduler = StepLRScheduler(optimizer, decay_t, **stepped)
 
