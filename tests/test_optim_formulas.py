@@ -17,6 +17,7 @@ from torch import Tensor
 from foveal.optim import create_optimizer
 from foveal.optim.hessian import hutchinson
 from foveal.optim.newton_schulz import orthogonalize, polynomials
+from foveal.traced import can_compile
 from tests import reference
 from tests.deterministic import noise
 from tests.make_optim_reference import SHAPES, shown, trajectory
@@ -71,6 +72,23 @@ def test_cautious_mars_lion() -> None:
         c, before = g + 0.2 * 0.9 / 0.1 * (g - before), g
         m = 0.9 * m + 0.1 * c / c.norm().clamp(min=1)
         p = p - 0.03 * (mask(m.sign(), g) + 0.1 * p)
+    close(ours, p)
+
+
+@pytest.mark.parametrize('compile', [False, True])
+@pytest.mark.parametrize('name', ['adafactor', 'adafactorbv'])
+@pytest.mark.parametrize('shape', [(96, 64), (40, 96), (33, 20), (64, 24, 3, 3)])
+def test_adafactor_however_its_columns_are_summed(shape: tuple[int, ...], name: str, compile: bool) -> None:
+    """arXiv:1804.04235, algorithm 4, with `clip` of algorithm 5: by 32, by 8, all at once; sides in either order."""
+    p, gradients = starts(shape)
+    own = {'adafactor': {'clip_threshold': 0.9}, 'adafactorbv': {'clipping_threshold': 0.9, 'momentum': None}}[name]
+    ours, _ = stepped(name, p, gradients, lr=0.03, weight_decay=0.1, compile=compile and can_compile('cpu'), **own)
+    rows, columns = torch.zeros(1), torch.zeros(1)
+    for t, g in enumerate(gradients, 1):
+        rows = rows + t**-0.8 * ((g**2 + 1e-30).mean(1, keepdim=True) - rows)
+        columns = columns + t**-0.8 * ((g**2 + 1e-30).mean(0, keepdim=True) - columns)
+        u = g / (rows * columns / rows.mean(0, keepdim=True)).sqrt()
+        p = p - 0.03 * (u / (u.square().mean().sqrt() / 0.9).clamp(min=1) + 0.1 * p)
     close(ours, p)
 
 
